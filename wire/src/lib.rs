@@ -1,0 +1,22 @@
+//! The words that every part of claudemesh shares: ids, specs, reports, frames and error codes.
+//!
+//! Here: types and their text forms. Not here: any I/O, any clock, any rule about who may do what
+//! (that is `catalog::access`).
+
+pub mod canonical;
+pub mod error;
+pub mod ids;
+pub mod peer;
+pub mod report;
+pub mod runner;
+pub mod scope;
+pub mod secret;
+pub mod spec;
+
+pub use error::{Class, ErrorCode};
+pub use ids::{BadId, Generation, MemberId, MeshId, PublicKey, ServiceKey, ServiceName};
+pub use scope::Scope;
+pub use secret::Secret;
+
+/// A JSON object whose values are passed through untouched, byte for byte.
+pub type RawJson = Box<serde_json::value::RawValue>;
