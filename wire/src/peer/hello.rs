@@ -40,9 +40,16 @@ pub struct Hello {
     /// Labels of this presence. They route messages; they never give access (design §8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<Group>>,
-    /// Milliseconds since the epoch; a float that is not finite fails as `timestamp_skew`.
+    /// Milliseconds since the epoch. Read as any JSON number, written as an integer.
+    #[serde(serialize_with = "whole")]
     pub timestamp: f64,
     pub signature: String,
+}
+
+/// JavaScript prints whole numbers without a fraction; so do we.
+#[expect(clippy::cast_possible_truncation, reason = "a time in milliseconds fits 53 bits")]
+fn whole<S: serde::Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(*ms as i64)
 }
 
 /// The member key vouches for a session key.
@@ -52,6 +59,7 @@ pub struct Attestation {
     pub session_pubkey: String,
     pub parent_member_pubkey: String,
     /// Milliseconds since the epoch.
+    #[serde(serialize_with = "whole")]
     pub expires_at: f64,
     pub signature: String,
 }
@@ -85,6 +93,7 @@ pub struct SessionHello {
     pub groups: Option<Vec<Group>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    #[serde(serialize_with = "whole")]
     pub timestamp: f64,
     pub signature: String,
 }

@@ -155,7 +155,7 @@ named_request! {
     McpStop;
     /// *Ours*: starts a stopped or failed service.
     McpStart;
-    /// *Ours*: everything about one service. Answer: [`ServiceStatus`].
+    /// *Ours*: everything about one service. Answer: [`McpStatusResult`].
     McpStatus;
 }
 
@@ -240,6 +240,12 @@ pub struct McpCatalog {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct McpCatalogResult {
     pub services: Vec<ServiceStatus>,
+}
+
+/// *Ours*.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpStatusResult {
+    pub service: ServiceStatus,
 }
 
 /// The fields of the original's catalog (hosting reference §1.14); from `phase` on *ours*.
@@ -365,7 +371,7 @@ body! {
     McpStop = "mcp_stop";
     McpStart = "mcp_start";
     McpStatus = "mcp_status";
-    ServiceStatus = "mcp_status_result";
+    McpStatusResult = "mcp_status_result";
     McpLogs = "mcp_logs";
     McpLogsResult = "mcp_logs_result";
     McpLogsEvent = "mcp_logs_event";

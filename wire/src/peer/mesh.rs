@@ -43,7 +43,6 @@ pub struct Peer {
 
 /// *Ours*: registers an invite that the mesh owner signed on their own machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct InviteCreate {
     pub payload: InvitePayload,
     /// How often it may be used, 1 to 1000.
@@ -127,7 +126,6 @@ pub struct MemberEntry {
 
 /// *Ours*: an admin sets what the store holds about a member. Absent fields stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct MemberUpdate {
     /// Member id or display name.
     pub member: String,

