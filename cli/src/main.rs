@@ -1,1 +1,81 @@
-fn main() {}
+//! `claudemesh`: one binary for every role and every command.
+//!
+//! Here: which of them this process is, and its exit code. The jail helper comes first: it must exist before any thread,
+//! any runtime and any allocation that it does not need.
+
+mod archive;
+mod args;
+mod commands;
+mod env;
+mod failure;
+mod here;
+mod out;
+mod plain;
+mod roles;
+mod settings;
+mod source;
+mod units;
+
+#[cfg(test)]
+mod documentation;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+use here::Here;
+use out::Out;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|role| role == jail::ROLE) {
+        return jail::main();
+    }
+    let cli = Cli::parse();
+    let out = Out { json: cli.json, quiet: cli.quiet };
+    match run(cli, out) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            out.failure(&failure);
+            ExitCode::from(failure.class.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
+    let mesh = cli.command.mesh().map(str::to_owned).or(cli.mesh);
+    let here = Here::new(out, mesh)?;
+    match cli.command {
+        Command::Up(args) => threads()?.block_on(roles::up(&here, args)),
+        Command::Broker(args) => threads()?.block_on(roles::broker(&here, args)),
+        Command::Runner(args) => {
+            // Before any thread: a session has one leader.
+            roles::leave_session(args.detach)?;
+            threads()?.block_on(roles::runner(args))
+        }
+        Command::Down(args) => one_thread()?.block_on(roles::down(&here, &args)),
+        command => {
+            let runtime = one_thread()?;
+            let done = runtime.block_on(async {
+                roles::log_for_commands();
+                commands::run(&here, command).await
+            });
+            // A blocked read of stdin must not keep the process.
+            runtime.shutdown_background();
+            done
+        }
+    }
+}
+
+fn threads() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)
+}
+
+fn one_thread() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)
+}
+
+fn no_runtime(error: std::io::Error) -> Failure {
+    Failure::platform(format!("cannot start: {error}"))
+}

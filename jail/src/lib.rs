@@ -1,1 +1,39 @@
+//! The jail: a small single-threaded helper process that becomes and supervises one hosted MCP server.
+//!
+//! Here: [`spawn`] and [`Jailed`] (the runner's side), [`main`] (the helper's side), and the messages between them.
+//! Not here: threads, an async runtime, logging, any other crate of ours. The runner wraps the control socket itself.
+//!
+//! ```text
+//! runner ── control socket ── helper (subreaper, empty environment) ── server (own session and process group)
+//!   `──────────────── stdin, stdout, stderr of the server, by SCM_RIGHTS ──────────────────────┘
+//! ```
+//!
+//! The helper is our own binary, re-executed with the single argument [`ROLE`]. It receives the [`JailSpec`] and the
+//! three descriptors over the socket that is its stdin, so nothing of the spec is in an argv or in an environment before
+//! the last `exec`. It reports every [`Step`], then stays: when the server ends, on [`Jailed::kill`], and when the
+//! control socket closes (the runner died), it kills all that is left of the tree, daemons included, and says
+//! [`Report::Gone`] only when the kernel says that it has no child any more.
+//!
+//! What this first version does not hold: a server has the view of the file system and the network, and the uid, of the
+//! runner. So it can harm the helper too. A helper that dies of SIGKILL takes the server with it (PDEATHSIG), but **a
+//! daemonised grandchild survives such a helper**; a helper stopped by SIGSTOP is what [`Jailed::force_kill`] is for.
+//! A pid namespace ends both, behind this same interface.
 
+mod frame;
+mod helper;
+mod parent;
+mod process;
+mod report;
+mod server;
+mod spec;
+mod sys;
+mod tree;
+
+pub use helper::main;
+pub use parent::{ControlError, FrameError, Jailed, Reading, SpawnError, Stdio, reap_dropped, spawn};
+pub use process::{Usage, usage};
+pub use report::{Ending, Exit, Report, Step};
+pub use spec::{BadSpec, JailSpec, Limits};
+
+/// The argument that makes our binary the helper: a `main` that sees it first in its arguments calls [`main`].
+pub const ROLE: &str = "jail";

@@ -1,1 +1,16 @@
+//! What the end-to-end tests stand on.
+//!
+//! Here: a [`World`] (real processes, own directory, own port), a [`Peer`] that speaks raw frames and shares no code
+//! with `client`, a git host, fixture servers. Not here: any claim about the product; those are in `tests/tests`.
 
+pub mod fixture;
+pub mod git;
+pub mod peer;
+pub mod person;
+pub mod processes;
+pub mod web;
+pub mod world;
+
+pub use peer::Peer;
+pub use person::{Person, Refusal};
+pub use world::{Setup, World, eventually};

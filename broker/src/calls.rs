@@ -1,0 +1,226 @@
+//! One MCP request from a peer to a hosted server: the way that every tool call takes.
+//!
+//! Here: access, the wait for a runner that is away, the stream of answers, the deadline. Not here: frames
+//! (`peer::handlers`), sockets, what the server is (the runner knows).
+//! Invariants: no SQL, no JSON trees: bytes are copied, never understood. A call that was sent is never sent again.
+//! Dropping the future cancels the call down to the server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use catalog::access::{self, Action, Caller, Decision};
+use tokio::time::{Instant, timeout_at};
+use wire::runner::{Failure, Rpc, RpcLine};
+use wire::{ErrorCode, RawJson, ServiceKey};
+
+use crate::app::Broker;
+use crate::metrics::{self, Outcome};
+use crate::runner::{Lines, RunnerError};
+use crate::views::MeshView;
+
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
+/// The runner ends a call at its deadline; only when it does not, the broker does.
+const SLACK: Duration = Duration::from_secs(1);
+/// How long a call that was not sent waits for a runner that is away.
+const PATIENCE: Duration = Duration::from_secs(5);
+const METHODS: &[&str] = &["tools/call", "prompts/get", "resources/read", "completion/complete"];
+
+/// What a peer asks of a hosted server.
+pub struct Call<'a> {
+    pub caller: &'a Caller,
+    pub view: &'a MeshView,
+    pub server_name: &'a str,
+    pub method: &'a str,
+    pub params: Option<RawJson>,
+    pub deadline: Duration,
+    /// Whether progress and log notifications are wanted.
+    pub events: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The text that clients of the original protocol know.
+    #[error("MCP server \"{0}\" not found in mesh")]
+    NotFound(String),
+    #[error("`{0}` can not be asked of a hosted server; use one of tools/call, prompts/get, resources/read, completion/complete")]
+    Method(String),
+    #[error("the request can not be written: {0}")]
+    Unwritable(#[from] serde_json::Error),
+    #[error("service `{0}` is stopped")]
+    Stopped(String),
+    #[error("service `{name}` never became ready: {reason}")]
+    Failed { name: String, reason: String, stderr: Vec<String> },
+    #[error("no answer before the deadline")]
+    Deadline,
+    #[error("service `{0}` did not become ready before the deadline")]
+    NotReady(String),
+    #[error("cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+}
+
+impl CallError {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Method(_) => ErrorCode::InvalidArgs,
+            Self::Unwritable(_) => ErrorCode::Internal,
+            Self::Stopped(_) => ErrorCode::ServiceStopped,
+            Self::Failed { .. } => ErrorCode::ServiceFailed,
+            Self::Deadline => ErrorCode::CallTimeout,
+            Self::NotReady(_) => ErrorCode::ServiceStarting,
+            Self::Cancelled => ErrorCode::CallCancelled,
+            Self::Runner(error) => error.code(),
+        }
+    }
+
+    /// What the peer is told.
+    pub fn into_failure(self) -> Failure {
+        let code = self.code();
+        let message = self.to_string();
+        match self {
+            Self::Runner(RunnerError::Refused(failure)) => *failure,
+            Self::Failed { stderr, .. } => Failure { code, message, stderr, rpc: None },
+            _ => Failure { code, message, stderr: Vec::new(), rpc: None },
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.code() {
+            ErrorCode::McpError => Outcome::McpError,
+            ErrorCode::CallTimeout | ErrorCode::ServiceStarting => Outcome::Timeout,
+            ErrorCode::CallCancelled => Outcome::Cancelled,
+            ErrorCode::RunnerLost | ErrorCode::RunnerUnavailable | ErrorCode::InstanceLost => Outcome::Lost,
+            _ => Outcome::Refused,
+        }
+    }
+}
+
+/// How long a caller wants to wait, within bounds.
+pub fn deadline(asked_ms: Option<u64>) -> Duration {
+    asked_ms.map_or(DEFAULT_DEADLINE, Duration::from_millis).clamp(Duration::from_millis(1), MAX_DEADLINE)
+}
+
+/// Carries out a call. `on_event` gets each notification that belongs to it, in order.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn call(
+    broker: &Broker,
+    call: Call<'_>,
+    on_event: impl AsyncFnMut(RawJson),
+) -> Result<RawJson, CallError> {
+    let begun = Instant::now();
+    let mut meter = Meter { begun, outcome: Outcome::Cancelled };
+    let answer = attempt(broker, call, on_event, begun).await;
+    meter.outcome = answer.as_ref().map_or_else(CallError::outcome, |_| Outcome::Ok);
+    answer
+}
+
+/// Counts a call however it ends; one that is dropped before its answer was cancelled.
+struct Meter {
+    begun: Instant,
+    outcome: Outcome,
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        metrics::call_ended(self.outcome, self.begun.elapsed().as_secs_f64());
+    }
+}
+
+async fn attempt(
+    broker: &Broker,
+    call: Call<'_>,
+    mut on_event: impl AsyncFnMut(RawJson),
+    begun: Instant,
+) -> Result<RawJson, CallError> {
+    if !METHODS.contains(&call.method) {
+        return Err(CallError::Method(crate::error::shown(call.method)));
+    }
+    let key = callable(&call)?;
+    let ends = begun + call.deadline;
+    let rpc = |params: Option<RawJson>| Rpc {
+        method: call.method.to_owned(),
+        params,
+        deadline_ms: u64::try_from(ends.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0),
+        events: call.events,
+    };
+    let body = Bytes::from(serde_json::to_vec(&rpc(call.params))?);
+    let mut lines = open(broker, &key, body, ends).await?;
+    loop {
+        let next = timeout_at(ends + SLACK, lines.next()).await.map_err(|_| CallError::Deadline)?;
+        let line = next?.ok_or(RunnerError::Lost)?;
+        let RpcLine { event, result, error } =
+            serde_json::from_slice(&line).map_err(|e| RunnerError::Nonsense(e.to_string()))?;
+        match (event, result, error) {
+            (Some(event), None, None) => on_event(event).await,
+            (None, Some(result), None) => return Ok(result),
+            (None, None, Some(failure)) => return Err(RunnerError::Refused(Box::new(failure)).into()),
+            _ => return Err(RunnerError::Nonsense("a line is one of event, result, error".into()).into()),
+        }
+    }
+}
+
+/// The service, when the caller may call it and people want it to run.
+fn callable(call: &Call<'_>) -> Result<ServiceKey, CallError> {
+    let unknown = || CallError::NotFound(crate::error::shown(call.server_name));
+    let service = call.view.service(call.server_name).ok_or_else(unknown)?;
+    if access::decide(call.caller, Action::Call, Some(service.subject())) != Decision::Allow {
+        // Also when the caller may see it: nothing tells them more than that it is not theirs to call.
+        return Err(unknown());
+    }
+    if service.is_stopped() {
+        return Err(CallError::Stopped(service.name().to_string()));
+    }
+    if let Some(reason) = service.failure() {
+        return Err(CallError::Failed {
+            name: service.name().to_string(),
+            reason: reason.message.clone(),
+            stderr: reason.stderr.clone(),
+        });
+    }
+    Ok(service.key().clone())
+}
+
+/// Sends the request. Waits for a runner that is away, and for one that is back but has not been given the service
+/// yet; in both cases nothing was sent.
+async fn open(broker: &Broker, key: &ServiceKey, body: Bytes, ends: Instant) -> Result<Lines, CallError> {
+    let patience = (Instant::now() + PATIENCE).min(ends);
+    loop {
+        let revision = broker.observed.revision();
+        let answer = timeout_at(ends + SLACK, broker.runner.rpc(key, body.clone())).await;
+        match answer.map_err(|_| CallError::Deadline)? {
+            Ok(lines) => return Ok(lines),
+            Err(RunnerError::Unavailable) => {
+                broker.reconciler.wake();
+                let changed = broker.observed.changed_since(revision);
+                if timeout_at(patience, changed).await.is_err() {
+                    return Err(RunnerError::Unavailable.into());
+                }
+            }
+            Err(RunnerError::Refused(failure)) if failure.code == ErrorCode::NotFound => {
+                broker.reconciler.wake();
+                let changed = broker.observed.changed_since(revision);
+                if timeout_at(ends, changed).await.is_err() {
+                    return Err(CallError::NotReady(key.name.to_string()));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_have_a_default_and_bounds() {
+        assert_eq!(deadline(None), Duration::from_secs(30));
+        assert_eq!(deadline(Some(0)), Duration::from_millis(1));
+        assert_eq!(deadline(Some(u64::MAX)), Duration::from_secs(600));
+    }
+}

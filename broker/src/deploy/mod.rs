@@ -1,0 +1,337 @@
+//! What people want of services: deploy, update, roll back, stop, start, remove, share.
+//!
+//! Here: the use cases, each one rights check and one transaction, then a wake-up of the reconciler. Not here: making it
+//! so (`crate::reconcile`), how a service looks (`crate::describe`), frames (`crate::peer`).
+//! Every write that this module commits is followed by `views.changed`.
+
+mod change;
+mod new_service;
+mod sealing;
+mod sharing;
+
+use catalog::access::{self, Action, Caller, Decision};
+use wire::peer::mesh::McpUndeployed;
+use wire::spec::{Pin, Secrets, ServiceSpec, Source};
+use wire::{ErrorCode, Generation, MemberId, MeshId, Scope, ServiceKey};
+
+pub use change::{Change, News, final_status};
+pub use new_service::{InvalidDeploy, NewService};
+pub(crate) use sealing::open as open_secrets;
+pub(crate) use sealing::seal as seal_secrets;
+pub use sharing::{deployed_event, set_scope};
+
+use crate::app::Broker;
+use crate::clock;
+use crate::error::FrameError;
+use crate::peer::events;
+use crate::reconcile::Goal;
+use crate::store::{Deploy, Service, StoreError, StoredGeneration, Tx, Wanted};
+use crate::views::{MeshView, ServiceView};
+
+/// Versions of a service that are kept besides the target and the one that a rollback goes to.
+const KEPT_GENERATIONS: u32 = 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    #[error("no service `{0}` in this mesh")]
+    NotFound(String),
+    #[error("{0}")]
+    Forbidden(&'static str),
+    #[error("max {0} services per mesh")]
+    Limit(usize),
+    #[error("the service was changed at the same time; look at it and try again")]
+    Conflict,
+    #[error("the service is being removed; try again once the runner has confirmed it")]
+    Leaving,
+    #[error("the archive was not uploaded, or has been cleaned away")]
+    NoUpload,
+    #[error("no earlier version of the service was ever ready")]
+    NoPrevious,
+    #[error("the stored secrets do not open")]
+    Secrets(#[from] sealing::SealingError),
+    #[error("storage failed")]
+    Store(#[source] StoreError),
+}
+
+impl DeployError {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Forbidden(_) => ErrorCode::Forbidden,
+            Self::Limit(_) => ErrorCode::Limit,
+            Self::Conflict | Self::Leaving => ErrorCode::Conflict,
+            Self::NoUpload => ErrorCode::UploadNotFound,
+            Self::NoPrevious => ErrorCode::NoPrevious,
+            Self::Secrets(_) => ErrorCode::Internal,
+            Self::Store(error) => error.code(),
+        }
+    }
+}
+
+impl From<StoreError> for DeployError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict => Self::Conflict,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<DeployError> for FrameError {
+    fn from(error: DeployError) -> Self {
+        match error {
+            DeployError::Store(source) => source.into(),
+            DeployError::Secrets(_) => Self::internal(&error),
+            _ => Self::new(error.code(), error.to_string()),
+        }
+    }
+}
+
+/// Writes a new generation of a new or known service.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn deploy(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    new: NewService,
+) -> Result<Change, DeployError> {
+    let NewService { name, spec, secrets, scope } = new;
+    let key = ServiceKey { mesh: caller.mesh.clone(), name };
+    let mut tx = broker.store.begin().await?;
+    tx.meshes().take_turns(&key.mesh).await?;
+    let existing = tx.services().find(&key).await?;
+    let before = existing.as_ref().map(|service| service.scope.clone());
+    let scope = scope.or_else(|| before.clone()).unwrap_or_default();
+    may_deploy(caller, existing.as_ref(), &scope)?;
+    match &existing {
+        Some(service) if service.wanted == Wanted::Gone => return Err(DeployError::Leaving),
+        Some(_) => {}
+        None if tx.services().count(&key.mesh).await? >= broker.limits.max_services_per_mesh => {
+            return Err(DeployError::Limit(broker.limits.max_services_per_mesh));
+        }
+        None => {}
+    }
+    if let Source::Archive { sha256, .. } = &spec.source
+        && !tx.uploads().exists(&key.mesh, sha256).await?
+    {
+        return Err(DeployError::NoUpload);
+    }
+    let version = Version { spec, secrets, pin: None };
+    let latest = existing.map_or(0, |service| service.latest.0);
+    let generation = write(broker, &mut tx, &key, (latest, &caller.member, &scope), version).await?;
+    tx.commit().await?;
+    broker.views.changed(&key.mesh);
+    if let Some(before) = before.filter(|before| *before != scope) {
+        sharing::tell_change(broker, view, caller, &key, (&before, &scope)).await;
+    }
+    tracing::info!(mesh.id = %key.mesh, service.name = %key.name, generation = generation.0, "deploy of {key} accepted");
+    Ok(Change::watch(broker, key, Goal::Serve(generation)).await)
+}
+
+/// Both rights: to the name, and to the audience.
+fn may_deploy(caller: &Caller, existing: Option<&Service>, scope: &Scope) -> Result<(), DeployError> {
+    let subject = existing.map(Service::subject);
+    let taken = "the name is taken by a service of another member";
+    match access::decide(caller, Action::Deploy, subject) {
+        Decision::Allow => {}
+        _ if existing.is_some() => return Err(DeployError::Forbidden(taken)),
+        _ => return Err(DeployError::Forbidden("guests may not deploy")),
+    }
+    match access::decide(caller, Action::of_deploy(scope), subject) {
+        Decision::Allow => Ok(()),
+        _ => Err(DeployError::Forbidden("only admins may deploy for others than themselves")),
+    }
+}
+
+/// What a generation is made of.
+struct Version {
+    spec: ServiceSpec,
+    secrets: Secrets,
+    pin: Option<Pin>,
+}
+
+async fn write(
+    broker: &Broker,
+    tx: &mut Tx,
+    key: &ServiceKey,
+    (latest, by, scope): (i64, &MemberId, &Scope),
+    version: Version,
+) -> Result<Generation, DeployError> {
+    let generation = Generation(latest + 1);
+    let Version { spec, secrets, pin } = version;
+    let sealed = seal_secrets(&broker.at_rest_key, key, generation, &secrets)?;
+    let deploy = Deploy {
+        key,
+        generation,
+        by,
+        scope,
+        spec: &spec,
+        secrets: sealed.as_ref(),
+        pin: pin.as_ref(),
+        at: clock::now_ms(),
+    };
+    tx.services().deploy(deploy).await?;
+    tx.generations().prune(key, KEPT_GENERATIONS).await?;
+    Ok(generation)
+}
+
+/// Deploys the same source again without its pin, so that it is resolved anew.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn update(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    name: &str,
+) -> Result<Change, DeployError> {
+    let service = permitted(caller, view, name, Action::Update)?;
+    let mut tx = broker.store.begin().await?;
+    let row = present(&mut tx, service.key()).await?;
+    let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
+    again(broker, caller, tx, row, current, None).await
+}
+
+/// Deploys the version that was ready before the current one, exactly as it was pinned.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn rollback(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    name: &str,
+) -> Result<Change, DeployError> {
+    let service = permitted(caller, view, name, Action::Update)?;
+    let mut tx = broker.store.begin().await?;
+    let row = present(&mut tx, service.key()).await?;
+    let previous = tx.generations().previous_proven(&row.key, row.target).await?;
+    let previous = previous.ok_or(DeployError::NoPrevious)?;
+    let pin = previous.pin.clone();
+    again(broker, caller, tx, row, previous, pin).await
+}
+
+/// Writes a known generation as the newest one.
+async fn again(
+    broker: &Broker,
+    caller: &Caller,
+    mut tx: Tx,
+    row: Service,
+    old: StoredGeneration,
+    pin: Option<Pin>,
+) -> Result<Change, DeployError> {
+    let secrets = open_secrets(&broker.at_rest_key, &old)?;
+    let version = Version { spec: old.spec, secrets, pin };
+    let by = (row.latest.0, &caller.member, &row.scope);
+    let generation = write(broker, &mut tx, &row.key, by, version).await?;
+    tx.commit().await?;
+    broker.views.changed(&row.key.mesh);
+    Ok(Change::watch(broker, row.key, Goal::Serve(generation)).await)
+}
+
+/// Starts a stopped service, or tries a failed one again.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn start(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    name: &str,
+) -> Result<Change, DeployError> {
+    let service = permitted(caller, view, name, Action::Start)?;
+    set_wanted(broker, service.key(), Wanted::Running).await?;
+    Ok(Change::watch(broker, service.key().clone(), Goal::Serve(service.target())).await)
+}
+
+/// Ends the process and keeps everything else.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn stop(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    name: &str,
+) -> Result<Change, DeployError> {
+    let service = permitted(caller, view, name, Action::Stop)?;
+    set_wanted(broker, service.key(), Wanted::Stopped).await?;
+    Ok(Change::watch(broker, service.key().clone(), Goal::Rest).await)
+}
+
+/// Removes a service. At once nobody sees it any more; its record goes when the runner has confirmed that no process
+/// and no data are left, however long the runner is away.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn undeploy(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    name: &str,
+) -> Result<Change, DeployError> {
+    let service = permitted(caller, view, name, Action::Remove)?;
+    set_wanted(broker, service.key(), Wanted::Gone).await?;
+    let data = McpUndeployed { name: service.name().to_string(), by: caller.display_name.clone() };
+    let saw = |member: &MemberId| {
+        view.caller(member).is_some_and(|member| access::may_see(&member, service.subject()))
+    };
+    events::tell_members(&broker.presences, &caller.mesh, ("mcp_undeployed", &data), saw);
+    tracing::info!(mesh.id = %caller.mesh, service.name = %service.name(), "removal of {} accepted", service.key());
+    Ok(Change::watch(broker, service.key().clone(), Goal::Gone).await)
+}
+
+/// # Errors
+/// [`DeployError`]; `NotFound` when it is going already.
+pub(crate) async fn set_wanted(
+    broker: &Broker,
+    key: &ServiceKey,
+    wanted: Wanted,
+) -> Result<(), DeployError> {
+    let mut tx = broker.store.begin().await?;
+    if !tx.services().set_wanted(key, wanted, clock::now_ms()).await? {
+        return Err(DeployError::NotFound(key.name.to_string()));
+    }
+    tx.commit().await?;
+    broker.views.changed(&key.mesh);
+    broker.reconciler.wake();
+    Ok(())
+}
+
+/// Stores the bytes of an archive whose hash has been checked.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn keep_upload(
+    broker: &Broker,
+    mesh: &MeshId,
+    by: &MemberId,
+    sha256: &str,
+    bytes: Vec<u8>,
+) -> Result<(), DeployError> {
+    let mut tx = broker.store.begin().await?;
+    tx.uploads().put(mesh, sha256, by, &bytes, clock::now_ms()).await?;
+    Ok(tx.commit().await?)
+}
+
+fn permitted<'v>(
+    caller: &Caller,
+    view: &'v MeshView,
+    name: &str,
+    action: Action,
+) -> Result<&'v ServiceView, DeployError> {
+    let unknown = || DeployError::NotFound(crate::error::shown(name));
+    let service = view.service(name).ok_or_else(unknown)?;
+    match access::decide(caller, action, Some(service.subject())) {
+        Decision::Allow => Ok(service),
+        Decision::NotFound => Err(unknown()),
+        Decision::Forbidden => Err(DeployError::Forbidden("only who deployed it and admins may do this")),
+    }
+}
+
+async fn present(tx: &mut Tx, key: &ServiceKey) -> Result<Service, DeployError> {
+    let found = tx.services().find(key).await?.filter(|service| service.wanted != Wanted::Gone);
+    found.ok_or_else(|| DeployError::NotFound(key.name.to_string()))
+}

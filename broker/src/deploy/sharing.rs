@@ -1,0 +1,92 @@
+//! Who sees a service: changing its scope, and telling those whom the change concerns.
+
+use catalog::access::{self, Action, Caller, Decision, Subject};
+use wire::peer::mesh::{McpDeployed, McpScopeChanged, McpUndeployed};
+use wire::{MemberId, Scope, ServiceKey};
+
+use super::DeployError;
+use crate::app::Broker;
+use crate::peer::events;
+use crate::store::StoreError;
+use crate::views::{MeshView, ServiceView};
+use crate::{clock, describe};
+
+/// Answers the scope that holds now.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn set_scope(
+    broker: &Broker,
+    caller: &Caller,
+    view: &MeshView,
+    service: &ServiceView,
+    scope: Scope,
+) -> Result<Scope, DeployError> {
+    let before = service.scope();
+    if *before == scope {
+        return Ok(scope);
+    }
+    let action = Action::of_scope_change(before, &scope);
+    match access::decide(caller, action, Some(service.subject())) {
+        Decision::Allow => {}
+        Decision::NotFound => return Err(DeployError::NotFound(service.name().to_string())),
+        Decision::Forbidden if action == Action::Widen => {
+            return Err(DeployError::Forbidden("only admins may show a service to more members"));
+        }
+        Decision::Forbidden => {
+            return Err(DeployError::Forbidden("only who deployed it and admins may change its scope"));
+        }
+    }
+    let mut tx = broker.store.begin().await?;
+    let known = tx.services().set_scope(service.key(), before, &scope, clock::now_ms()).await;
+    known.map_err(|error| match error {
+        StoreError::Conflict => DeployError::Conflict,
+        other => DeployError::Store(other),
+    })?;
+    tx.commit().await?;
+    broker.views.changed(&caller.mesh);
+    tell_change(broker, view, caller, service.key(), (before, &scope)).await;
+    Ok(scope)
+}
+
+/// Those who gained sight hear `mcp_deployed`, those who lost it `mcp_undeployed`, everyone else who sees it
+/// `mcp_scope_changed`; nobody else hears anything.
+pub(super) async fn tell_change(
+    broker: &Broker,
+    view: &MeshView,
+    caller: &Caller,
+    key: &ServiceKey,
+    (before, after): (&Scope, &Scope),
+) {
+    let Some(service) = view.service(key.name.as_str()) else { return };
+    let subject = Subject { scope: after, ..service.subject() };
+    let change = access::scope_change(before, subject, view.callers());
+    let (name, by) = (key.name.to_string(), caller.display_name.clone());
+    if describe::is_offered(service) {
+        let data = McpDeployed { scope: after.clone(), ..deployed_event(view, service) };
+        let gained = |member: &MemberId| change.gained.contains(member);
+        events::tell_members(&broker.presences, &key.mesh, ("mcp_deployed", &data), gained);
+    }
+    let data = McpUndeployed { name: name.clone(), by: by.clone() };
+    let lost = |member: &MemberId| change.lost.contains(member);
+    events::tell_members(&broker.presences, &key.mesh, ("mcp_undeployed", &data), lost);
+    let data = McpScopeChanged { name, scope: after.clone(), by };
+    let kept = |member: &MemberId| {
+        !change.gained.contains(member)
+            && !change.lost.contains(member)
+            && view.caller(member).is_some_and(|member| access::may_see(&member, subject))
+    };
+    events::tell_members(&broker.presences, &key.mesh, ("mcp_scope_changed", &data), kept);
+}
+
+pub fn deployed_event(view: &MeshView, service: &ServiceView) -> McpDeployed {
+    let tools = describe::tools(service.lists());
+    McpDeployed {
+        name: service.name().to_string(),
+        description: describe::description(service),
+        tool_count: tools.len(),
+        deployed_by: view.name_of(service.deployed_by()),
+        scope: service.scope().clone(),
+        tools,
+    }
+}

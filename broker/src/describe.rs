@@ -1,0 +1,229 @@
+//! How services look to a caller: catalog rows, status cards, schemas, and the offers of `hello_ack`.
+//!
+//! Here: pure functions from what is wanted (`views`) and what was observed to frames. Not here: who may see it.
+
+use std::sync::Arc;
+
+use catalog::access::{self, Action, Caller, Decision};
+use catalog::drift;
+use serde::Deserialize;
+use wire::ErrorCode;
+use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus};
+use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
+use wire::spec::{Pin, Source};
+
+use crate::clock;
+use crate::observed::Observed;
+use crate::views::{MeshView, ServiceView};
+
+/// The services that the caller may call, with their tools. Also those that are asleep or restarting: a call wakes them.
+pub fn offers(observed: &Observed, view: &MeshView, caller: &Caller) -> Vec<ServiceOffer> {
+    view.services()
+        .filter(|service| access::may_call(caller, service.subject()) && is_offered(service))
+        .map(|service| ServiceOffer {
+            name: service.name().to_string(),
+            description: description(service),
+            status: phase(service, observed.get(service.key()).as_deref()).status().into(),
+            tools: service.lists().map(|lists| lists.tools.clone()).unwrap_or_default(),
+            deployed_by: view.name_of(service.deployed_by()),
+        })
+        .collect()
+}
+
+/// Whether it has ever been ready and people want it to run.
+pub fn is_offered(service: &ServiceView) -> bool {
+    service.lists().is_some() && !service.is_stopped() && service.failure().is_none()
+}
+
+/// Everything about one service.
+pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &ServiceView) -> ServiceStatus {
+    let report = observed.get(service.key());
+    let shown = report.as_deref().and_then(current);
+    let row = service.row();
+    let manageable = access::decide(caller, Action::Update, Some(service.subject())) == Decision::Allow;
+    let failed_update = row.failed.as_ref().filter(|_| !row.has_failed()).map(|failed| FailedUpdate {
+        generation: failed.generation.0,
+        reason: redacted(&failed.reason, manageable),
+    });
+    let spec = service.spec();
+    ServiceStatus {
+        name: service.name().to_string(),
+        kind: "mcp".into(),
+        description: description(service),
+        status: phase(service, report.as_deref()).status().into(),
+        tool_count: service.lists().map_or(0, |lists| lists.tools.len()),
+        deployed_by: view.name_of(service.deployed_by()),
+        scope: service.scope().clone(),
+        source_type: source_type(&spec.source).into(),
+        runtime: spec.runtime,
+        created_at: clock::iso(row.created_at),
+        phase: phase(service, report.as_deref()).as_str().into(),
+        generation: service.target().0,
+        reason: reason(observed, service, shown).map(|reason| redacted(&reason, manageable)),
+        failed_update,
+        pin: service.pin().cloned(),
+        source: source_line(&spec.source, service.pin()),
+        env_names: if manageable { spec.env_names.clone() } else { Vec::new() },
+        args: if manageable { spec.args.clone() } else { Vec::new() },
+        restarts: shown.map_or(0, |generation| generation.restarts),
+        memory_bytes: shown.and_then(|generation| generation.memory_bytes),
+        ready_since: shown.and_then(|generation| generation.ready_since_ms).map(clock::iso),
+        pid: shown.and_then(|generation| generation.pid),
+        updated_at: clock::iso(row.updated_at),
+        manageable,
+    }
+}
+
+/// What the last ready instance listed.
+pub fn schema(service: &ServiceView, tool: Option<&str>) -> McpSchemaResult {
+    let server_name = service.name().to_string();
+    let Some(lists) = service.lists() else {
+        return McpSchemaResult {
+            server_name,
+            tools: Vec::new(),
+            names: Vec::new(),
+            prompts: Vec::new(),
+            resources: Vec::new(),
+            resource_templates: Vec::new(),
+            server_info: None,
+            capabilities: None,
+            instructions: None,
+            protocol: None,
+        };
+    };
+    let named = lists.tools.iter().map(|raw| (drift::tool_name(raw).unwrap_or_default(), raw));
+    let wanted = named.filter(|(name, _)| tool.is_none_or(|tool| tool == name));
+    let (names, tools) = wanted
+        .map(|(name, raw)| (catalog::names::svc_name(service.name(), &name), raw.clone()))
+        .unzip();
+    McpSchemaResult {
+        server_name,
+        tools,
+        names,
+        prompts: lists.prompts.clone(),
+        resources: lists.resources.clone(),
+        resource_templates: lists.resource_templates.clone(),
+        server_info: Some(lists.server_info.clone()),
+        capabilities: Some(lists.capabilities.clone()),
+        instructions: lists.instructions.clone(),
+        protocol: Some(lists.protocol.clone()),
+    }
+}
+
+/// The names of the tools, in order; a definition without one counts as empty.
+pub fn tool_names(lists: &Lists) -> Vec<String> {
+    lists.tools.iter().map(|raw| drift::tool_name(raw).unwrap_or_default()).collect()
+}
+
+/// What the server says about itself, else what the original said about every one.
+pub fn description(service: &ServiceView) -> String {
+    #[derive(Deserialize)]
+    struct ServerInfo {
+        #[serde(default)]
+        title: Option<String>,
+        #[serde(default)]
+        description: Option<String>,
+    }
+    let info = service.lists().and_then(|l| serde_json::from_str::<ServerInfo>(l.server_info.get()).ok());
+    let own = info.and_then(|info| info.description.or(info.title)).filter(|text| !text.is_empty());
+    own.unwrap_or_else(|| format!("MCP server: {}", service.name()))
+}
+
+/// The generation that people see: what serves, else what is on its way.
+pub fn current(report: &ServiceReport) -> Option<&GenerationReport> {
+    report.serving.as_ref().or(report.candidate.as_ref())
+}
+
+/// Where the service is in its life, from the wish first: a stopped service is stopped whatever was seen last.
+pub fn phase(service: &ServiceView, report: Option<&ServiceReport>) -> Phase {
+    let seen = report.and_then(current).map(|generation| generation.phase);
+    match seen {
+        Some(phase @ Phase::Stopping) if service.is_stopped() => phase,
+        _ if service.is_stopped() => Phase::Stopped,
+        _ if service.failure().is_some() => Phase::Failed,
+        // Wanted, and not with the runner yet.
+        Some(Phase::Stopped | Phase::Failed) | None if service.is_proven() => Phase::Starting,
+        Some(Phase::Stopped | Phase::Failed) | None => Phase::Fetching,
+        Some(phase) => phase,
+    }
+}
+
+fn reason(observed: &Observed, service: &ServiceView, shown: Option<&GenerationReport>) -> Option<Reason> {
+    if let Some(reason) = service.failure() {
+        return Some(reason.clone());
+    }
+    if service.is_stopped() {
+        return None;
+    }
+    if let Some(trouble) = observed.trouble(service.key()) {
+        return Some(trouble);
+    }
+    if !observed.link().is_up() {
+        let message = "the runner is not connected; this is the last known state".to_owned();
+        return Some(Reason { code: ErrorCode::RunnerUnavailable, message, stderr: Vec::new() });
+    }
+    shown.and_then(|generation| generation.reason.clone())
+}
+
+/// The last lines of a process may hold what only those who manage it should read, like its logs.
+fn redacted(reason: &Reason, manageable: bool) -> Reason {
+    let stderr = if manageable { reason.stderr.clone() } else { Vec::new() };
+    Reason { stderr, ..reason.clone() }
+}
+
+pub fn source_type(source: &Source) -> &'static str {
+    match source {
+        Source::Npx { .. } => "npx",
+        Source::Uvx { .. } => "uvx",
+        Source::Git { .. } => "git",
+        Source::Archive { .. } => "zip",
+    }
+}
+
+/// One line for people; the pinned version once it is known.
+pub fn source_line(source: &Source, pin: Option<&Pin>) -> String {
+    match (source, pin) {
+        (Source::Npx { .. }, Some(pin)) => format!("npm {}@{}", pin.name, pin.version),
+        (Source::Npx { package, .. }, None) => format!("npm {package}"),
+        (Source::Uvx { .. }, Some(pin)) => format!("pypi {}=={}", pin.name, pin.version),
+        (Source::Uvx { package, .. }, None) => format!("pypi {package}"),
+        (Source::Git { url, .. }, Some(pin)) => {
+            format!("git {} @ {}", without_credentials(url), pin.version.get(..7).unwrap_or(&pin.version))
+        }
+        (Source::Git { url, reference, .. }, None) => {
+            format!("git {} @ {}", without_credentials(url), reference.as_deref().unwrap_or("HEAD"))
+        }
+        (Source::Archive { sha256, label, .. }, _) => {
+            let short = sha256.get(..12).unwrap_or(sha256);
+            if label.is_empty() { format!("archive {short}") } else { format!("archive {label} ({short})") }
+        }
+    }
+}
+
+/// A URL may carry `user:password@`; whoever pasted it did not mean to show it to the mesh.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_once('/').map_or((rest, None), |(host, path)| (host, Some(path)));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    path.map_or_else(|| format!("{scheme}://{host}"), |path| format!("{scheme}://{host}/{path}"))
+}
+
+/// Tools of a service as events and terminal statuses carry them.
+pub fn tools(lists: Option<&Arc<Lists>>) -> Vec<wire::RawJson> {
+    lists.map(|lists| lists.tools.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pasted_password_is_not_shown() {
+        let source = Source::Git {
+            url: "https://ana:hunter2@git.example/r@v.git".into(),
+            reference: None,
+            subdir: None,
+        };
+        assert_eq!(source_line(&source, None), "git https://git.example/r@v.git @ HEAD");
+    }
+}

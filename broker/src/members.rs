@@ -1,0 +1,101 @@
+//! Changing and removing members.
+//!
+//! Here: what an admin may change of whom, and what follows from a removal. Not here: joining (`invites`).
+
+use catalog::access::{self, Caller, Role};
+use wire::ErrorCode;
+use wire::peer::hello::Group;
+use wire::peer::mesh::MemberUpdate;
+
+use crate::app::Broker;
+use crate::error::FrameError;
+use crate::store::{Member, MemberChange, StoreError, Wanted};
+use crate::{clock, deploy};
+
+const MAX_GROUPS: usize = 64;
+const MAX_LABEL: usize = 64;
+
+/// Carries out a `member_update` of somebody who may manage members.
+///
+/// # Errors
+/// `not_found`, `forbidden`, `invalid_args` or `conflict`.
+pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Result<Member, FrameError> {
+    let MemberUpdate { member, role, role_tag, groups, revoke } = frame;
+    let role = role.map(|role| Role::parse(&role)).transpose().map_err(|e| FrameError::invalid(e.to_string()))?;
+    labels_are_valid(role_tag.as_deref(), groups.as_deref())?;
+    let mut tx = broker.store.begin().await?;
+    let found = tx.members().by_name_or_id(&caller.mesh, &member).await?;
+    let known = found.filter(|m| !m.is_revoked());
+    let known = known.ok_or_else(|| FrameError::new(ErrorCode::NotFound, "no such member"))?;
+    let is_allowed = access::may_change_member(caller, known.role, role.unwrap_or(known.role))
+        || (known.id == caller.member && role.is_none() && !revoke);
+    if !is_allowed {
+        let message = "you may only change members below your own role";
+        return Err(FrameError::new(ErrorCode::Forbidden, message));
+    }
+    if revoke {
+        tx.members().revoke(&caller.mesh, &known.id, known.role, clock::now_ms()).await.map_err(changed)?;
+    } else {
+        let groups = groups.map(|groups| groups.into_iter().map(bare).collect());
+        let change = MemberChange { role, role_tag, groups };
+        tx.members().update(&caller.mesh, &known.id, known.role, &change).await.map_err(changed)?;
+    }
+    let after = tx.members().by_id(&caller.mesh, &known.id).await?.unwrap_or(known);
+    tx.commit().await?;
+    broker.views.changed(&caller.mesh);
+    if revoke {
+        broker.presences.ban(&caller.mesh, &after.id);
+        rest_services_of(broker, &after).await?;
+    }
+    Ok(after)
+}
+
+/// What a removed member deployed stops, so that none of their code or secrets stays in use. An admin may start,
+/// or remove, what the others still need.
+async fn rest_services_of(broker: &Broker, member: &Member) -> Result<(), FrameError> {
+    let view = broker.views.of(&member.mesh).await?;
+    let theirs = view.services().filter(|s| *s.deployed_by() == member.id && !s.is_stopped());
+    for service in theirs {
+        deploy::set_wanted(broker, service.key(), Wanted::Stopped).await?;
+    }
+    Ok(())
+}
+
+fn changed(error: StoreError) -> FrameError {
+    match error {
+        StoreError::Conflict => FrameError::new(ErrorCode::Conflict, "the member was changed at the same time"),
+        other => other.into(),
+    }
+}
+
+fn labels_are_valid(role_tag: Option<&str>, groups: Option<&[Group]>) -> Result<(), FrameError> {
+    let is_label = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
+    if !role_tag.is_none_or(is_label) {
+        return Err(FrameError::invalid("role_tag: at most 64 characters"));
+    }
+    let groups = groups.unwrap_or_default();
+    let are_valid = groups.len() <= MAX_GROUPS
+        && groups.iter().all(|group| {
+            !bare_name(&group.name).is_empty()
+                && is_label(&group.name)
+                && group.role.as_deref().is_none_or(is_label)
+        });
+    if are_valid { Ok(()) } else { Err(FrameError::invalid("groups: at most 64, each named in 1 to 64 characters")) }
+}
+
+/// Groups are kept without the leading `@`.
+pub fn bare(group: Group) -> Group {
+    Group { name: bare_name(&group.name).to_owned(), role: group.role }
+}
+
+fn bare_name(name: &str) -> &str {
+    name.strip_prefix('@').unwrap_or(name)
+}
+
+/// The checks of [`labels_are_valid`] for what an invite gives to the new member.
+///
+/// # Errors
+/// `invalid_args`.
+pub fn preset_is_valid(role_tag: Option<&str>, groups: &[Group]) -> Result<(), FrameError> {
+    labels_are_valid(role_tag, Some(groups))
+}

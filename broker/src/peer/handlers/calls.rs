@@ -1,0 +1,111 @@
+//! `mcp_call` and `mcp_request`: one way through [`crate::calls`], two spellings.
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use wire::RawJson;
+use wire::peer::Body;
+use wire::peer::hosting::{McpCall, McpCallResult, McpRequest, McpRequestEvent, McpRequestResult};
+
+use crate::calls::{self, Call, CallError};
+use crate::peer::dispatch::Asked;
+
+pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
+    let McpCall { server_name, tool_name, args, deadline_ms, meta } = frame;
+    // Only a progress token asks for events; without one the server has nothing to address them to.
+    let events = meta.as_ref().is_some_and(|meta| meta.get().contains("\"progressToken\""));
+    let params = match tool_params(&tool_name, args.as_deref(), meta.as_deref()) {
+        Ok(params) => params,
+        Err(error) => return answer(&asked, Err(error.into()), |result| result).await,
+    };
+    let result = run(&asked, &cancel, Call {
+        caller: &asked.caller,
+        view: &asked.view,
+        server_name: &server_name,
+        method: "tools/call",
+        params: Some(params),
+        deadline: calls::deadline(deadline_ms),
+        events,
+    });
+    let result = result.await;
+    answer(&asked, result, |result| result).await;
+}
+
+pub async fn request(asked: Asked, frame: McpRequest, cancel: CancellationToken) {
+    let McpRequest { server_name, method, params, deadline_ms } = frame;
+    let events = params.as_ref().is_some_and(|params| params.get().contains("\"progressToken\""));
+    let result = run(&asked, &cancel, Call {
+        caller: &asked.caller,
+        view: &asked.view,
+        server_name: &server_name,
+        method: &method,
+        params,
+        deadline: calls::deadline(deadline_ms),
+        events,
+    });
+    let result = result.await;
+    answer(&asked, result, McpRequestResult).await;
+}
+
+async fn run(asked: &Asked, cancel: &CancellationToken, call: Call<'_>) -> Result<RawJson, CallError> {
+    let on_event = async |event: RawJson| asked.answer(&McpRequestEvent { event }).await;
+    tokio::select! {
+        result = calls::call(&asked.broker, call, on_event) => result,
+        () = cancel.cancelled() => Err(CallError::Cancelled),
+    }
+}
+
+async fn answer<B: Body + Serialize>(
+    asked: &Asked,
+    result: Result<RawJson, CallError>,
+    spell: impl FnOnce(McpCallResult) -> B,
+) {
+    let body = match result {
+        Ok(result) => McpCallResult { result: Some(result), ..McpCallResult::default() },
+        Err(error) => {
+            let failure = error.into_failure();
+            McpCallResult {
+                result: None,
+                error: Some(failure.message),
+                code: Some(failure.code),
+                stderr: failure.stderr,
+                rpc: failure.rpc,
+            }
+        }
+    };
+    asked.answer(&spell(body)).await;
+}
+
+/// `{"name":…,"arguments":…,"_meta":…}`, with the client's bytes as they came.
+fn tool_params(
+    tool: &str,
+    args: Option<&serde_json::value::RawValue>,
+    meta: Option<&serde_json::value::RawValue>,
+) -> Result<RawJson, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Params<'a> {
+        name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        arguments: Option<&'a serde_json::value::RawValue>,
+        #[serde(rename = "_meta", skip_serializing_if = "Option::is_none")]
+        meta: Option<&'a serde_json::value::RawValue>,
+    }
+    serde_json::value::to_raw_value(&Params { name: tool, arguments: args, meta })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_and_meta_pass_byte_for_byte() {
+        let frame: McpCall = serde_json::from_str(
+            r#"{"serverName":"s","toolName":"t\"x","args":{ "n": 1.0, "b":1e2 },"meta":{"progressToken": 7}}"#,
+        )
+        .expect("reads");
+        let params = tool_params(&frame.tool_name, frame.args.as_deref(), frame.meta.as_deref()).expect("params");
+        assert_eq!(
+            params.get(),
+            r#"{"name":"t\"x","arguments":{ "n": 1.0, "b":1e2 },"_meta":{"progressToken": 7}}"#
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! Deploying, watching and describing services.
+
+use wire::peer::hosting::{
+    McpCatalogResult, McpDeploy, McpDeployProgress, McpRollback, McpSchema, McpScope, McpScopeResult, McpStart,
+    McpStatus, McpStop, McpUndeploy, McpUpdate,
+};
+
+use crate::deploy::{self, Change, NewService, News};
+use crate::describe;
+use crate::error::FrameError;
+use crate::peer::dispatch::Asked;
+
+pub async fn deploy(asked: &Asked, frame: McpDeploy) -> Result<Change, FrameError> {
+    let new = NewService::try_from(frame).map_err(|e| FrameError::new(e.code(), e.to_string()))?;
+    Ok(deploy::deploy(&asked.broker, &asked.caller, &asked.view, new).await?)
+}
+
+pub async fn update(asked: &Asked, frame: McpUpdate) -> Result<Change, FrameError> {
+    Ok(deploy::update(&asked.broker, &asked.caller, &asked.view, &frame.server_name).await?)
+}
+
+pub async fn rollback(asked: &Asked, frame: McpRollback) -> Result<Change, FrameError> {
+    Ok(deploy::rollback(&asked.broker, &asked.caller, &asked.view, &frame.server_name).await?)
+}
+
+pub async fn start(asked: &Asked, frame: McpStart) -> Result<Change, FrameError> {
+    Ok(deploy::start(&asked.broker, &asked.caller, &asked.view, &frame.server_name).await?)
+}
+
+pub async fn stop(asked: &Asked, frame: McpStop) -> Result<Change, FrameError> {
+    Ok(deploy::stop(&asked.broker, &asked.caller, &asked.view, &frame.server_name).await?)
+}
+
+pub async fn undeploy(asked: &Asked, frame: McpUndeploy) -> Result<Change, FrameError> {
+    Ok(deploy::undeploy(&asked.broker, &asked.caller, &asked.view, &frame.server_name).await?)
+}
+
+/// Passes progress on and ends with the terminal status. The deploy itself goes on when the client is gone.
+pub async fn verdict(asked: Asked, mut change: Change) {
+    while let Some(news) = change.news().await {
+        match news {
+            News::Progress(progress) => {
+                let body = McpDeployProgress {
+                    server_name: progress.service.name.to_string(),
+                    generation: progress.generation.0,
+                    step: progress.step,
+                    line: progress.line,
+                };
+                asked.answer(&body).await;
+            }
+            News::Verdict(verdict) => {
+                let status = deploy::final_status(&asked.broker, &change, verdict).await;
+                return asked.answer(&status).await;
+            }
+        }
+    }
+}
+
+pub async fn scope(asked: &Asked, frame: McpScope) -> Result<(), FrameError> {
+    let McpScope { server_name, scope } = frame;
+    let service = asked.view.visible(&asked.caller, &server_name)?;
+    let scope = match scope {
+        None => service.scope().clone(),
+        Some(scope) => deploy::set_scope(&asked.broker, &asked.caller, &asked.view, &service, scope).await?,
+    };
+    let deployed_by = asked.view.name_of(service.deployed_by());
+    asked.answer(&McpScopeResult { server_name: service.name().to_string(), scope, deployed_by }).await;
+    Ok(())
+}
+
+pub async fn status(asked: &Asked, frame: McpStatus) -> Result<(), FrameError> {
+    let service = asked.view.visible(&asked.caller, &frame.server_name)?;
+    asked.answer(&describe::status(&asked.broker.observed, &asked.view, &asked.caller, &service)).await;
+    Ok(())
+}
+
+pub async fn catalog(asked: &Asked) -> Result<(), FrameError> {
+    let services = asked
+        .view
+        .visible_to(&asked.caller)
+        .map(|service| describe::status(&asked.broker.observed, &asked.view, &asked.caller, service))
+        .collect();
+    asked.answer(&McpCatalogResult { services }).await;
+    Ok(())
+}
+
+pub async fn schema(asked: &Asked, frame: McpSchema) -> Result<(), FrameError> {
+    let McpSchema { server_name, tool_name } = frame;
+    let service = asked.view.visible(&asked.caller, &server_name)?;
+    asked.answer(&describe::schema(&service, tool_name.as_deref())).await;
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Peers, members and invites.
+
+use catalog::access::{self, Action, Decision, Role};
+use wire::ErrorCode;
+use wire::peer::mesh::{
+    InviteCreate, InviteCreated, MemberEntry, MemberListResult, MemberUpdate, MemberUpdated, PeersList,
+};
+
+use crate::clock;
+use crate::error::FrameError;
+use crate::invites;
+use crate::members;
+use crate::peer::dispatch::Asked;
+use crate::store::Member;
+
+pub async fn peers(asked: &Asked) -> Result<(), FrameError> {
+    let peers = asked.broker.presences.peers(&asked.presence.mesh);
+    asked.answer(&PeersList { peers }).await;
+    Ok(())
+}
+
+pub async fn invite(asked: &Asked, frame: InviteCreate) -> Result<(), FrameError> {
+    may(asked, Action::Invite, "only admins may invite")?;
+    let token = invites::register(&asked.broker, &asked.view, &asked.caller, frame).await?;
+    asked.answer(&InviteCreated { token }).await;
+    Ok(())
+}
+
+/// Every member may know who else is one; it is what `list_peers` shows of those who are connected.
+pub async fn members(asked: &Asked) -> Result<(), FrameError> {
+    let mut tx = asked.broker.store.read().await?;
+    let members = tx.members().list(&asked.presence.mesh).await?;
+    drop(tx);
+    asked.answer(&MemberListResult { members: members.iter().map(entry).collect() }).await;
+    Ok(())
+}
+
+pub async fn update_member(asked: &Asked, frame: MemberUpdate) -> Result<(), FrameError> {
+    may(asked, Action::ManageMembers, "only admins may change members")?;
+    let member = members::update(&asked.broker, &asked.caller, frame).await?;
+    asked.answer(&MemberUpdated { member: entry(&member) }).await;
+    Ok(())
+}
+
+fn may(asked: &Asked, action: Action, why_not: &str) -> Result<(), FrameError> {
+    match access::decide(&asked.caller, action, None) {
+        Decision::Allow => Ok(()),
+        Decision::Forbidden | Decision::NotFound => Err(FrameError::new(ErrorCode::Forbidden, why_not)),
+    }
+}
+
+fn entry(member: &Member) -> MemberEntry {
+    let role: Role = member.role;
+    MemberEntry {
+        member_id: member.id.to_string(),
+        pubkey: member.pubkey.to_string(),
+        display_name: member.display_name.clone(),
+        role: role.as_str().into(),
+        role_tag: member.role_tag.clone(),
+        groups: member.groups.clone(),
+        joined_at: clock::iso(member.joined_at),
+        revoked: member.is_revoked(),
+    }
+}

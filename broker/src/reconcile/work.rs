@@ -1,0 +1,103 @@
+//! Carrying out one action of a plan: the requests to the runner.
+//!
+//! Here: what an apply is made of (spec, opened secrets, pin, archive bytes). Not here: when, and what follows.
+
+use wire::report::{Reason, ServiceReport};
+use wire::runner::Apply;
+use wire::spec::Source;
+use wire::{ErrorCode, Generation, ServiceKey};
+
+use super::plan::Action;
+use crate::app::Broker;
+use crate::deploy;
+use crate::runner::RunnerError;
+use crate::store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkError {
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+    #[error("the stored secrets do not open under this broker's key")]
+    Secrets,
+    #[error("the archive was not uploaded, or has been cleaned away")]
+    NoUpload,
+    #[error("the generation is not in the store")]
+    NoGeneration,
+}
+
+impl WorkError {
+    /// Whether trying the same again may help. When not, somebody has to do something else.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Runner(error) => !matches!(error, RunnerError::Refused(_)),
+            Self::Store(_) | Self::NoGeneration => true,
+            Self::Secrets | Self::NoUpload => false,
+        }
+    }
+
+    pub(super) fn reason(&self) -> Reason {
+        let (code, stderr) = match self {
+            Self::Runner(RunnerError::Refused(failure)) => (failure.code, failure.stderr.clone()),
+            Self::Runner(error) => (error.code(), Vec::new()),
+            Self::Store(error) => (error.code(), Vec::new()),
+            Self::Secrets | Self::NoGeneration => (ErrorCode::Internal, Vec::new()),
+            Self::NoUpload => (ErrorCode::UploadNotFound, Vec::new()),
+        };
+        Reason { code, message: self.to_string(), stderr }
+    }
+}
+
+/// Answers what the runner says about an applied service.
+pub(super) async fn carry_out(broker: &Broker, action: &Action) -> Result<Option<ServiceReport>, WorkError> {
+    match action {
+        Action::Apply(key, generation) => apply(broker, key, *generation).await.map(Some),
+        Action::Stop(key) => Ok(broker.runner.remove(key, false).await.map(|()| None)?),
+        Action::Purge(key) => Ok(broker.runner.remove(key, true).await.map(|()| None)?),
+    }
+}
+
+async fn apply(
+    broker: &Broker,
+    key: &ServiceKey,
+    generation: Generation,
+) -> Result<ServiceReport, WorkError> {
+    let mut tx = broker.store.read().await?;
+    let stored = tx.generations().find(key, generation).await?.ok_or(WorkError::NoGeneration)?;
+    drop(tx);
+    let secrets = deploy::open_secrets(&broker.at_rest_key, &stored).map_err(|_| WorkError::Secrets)?;
+    if let Source::Archive { sha256, .. } = &stored.spec.source {
+        bring_archive(broker, key, sha256).await?;
+    }
+    let apply =
+        Apply { generation, spec: stored.spec, secrets, pin: stored.pin, proven: stored.proven };
+    Ok(broker.runner.apply(key, &apply).await?)
+}
+
+async fn bring_archive(broker: &Broker, key: &ServiceKey, sha256: &str) -> Result<(), WorkError> {
+    if broker.runner.has_blob(sha256).await? {
+        return Ok(());
+    }
+    let mut tx = broker.store.read().await?;
+    let bytes = tx.uploads().bytes(&key.mesh, sha256).await?.ok_or(WorkError::NoUpload)?;
+    drop(tx);
+    Ok(broker.runner.put_blob(sha256, bytes).await?)
+}
+
+/// Lets the runner drop what no generation needs, and the store what no generation names.
+pub(super) async fn tidy(broker: &Broker, uploads_before_ms: i64) -> Result<(), WorkError> {
+    let mut tx = broker.store.begin().await?;
+    tx.uploads().sweep(uploads_before_ms).await?;
+    let needed = tx.generations().needed().await?;
+    tx.commit().await?;
+    let retained = broker.runner.retain(&needed).await?;
+    if retained.removed > 0 {
+        tracing::info!(
+            "the runner removed {} artefacts nobody needs ({} bytes)",
+            retained.removed,
+            retained.freed_bytes
+        );
+    }
+    Ok(())
+}

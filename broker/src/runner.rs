@@ -1,0 +1,246 @@
+//! The broker's side of the runner's HTTP API (`wire::runner`).
+//!
+//! Here: requests, streams of lines, and what a failure means ([`RunnerError`]). Not here: when to ask what
+//! (`reconcile`, `calls`), and whether a runner is connected ([`crate::observed::Observed`]).
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use wire::report::ServiceReport;
+use wire::runner::{Apply, Failure, Retain, Retained};
+use wire::{ErrorCode, Secret, ServiceKey};
+
+use crate::config::RunnerLink;
+
+/// The longest line that a runner may send. Its own limit for one MCP message is half of it.
+const MAX_LINE: usize = 32 << 20;
+const CONNECT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(10);
+/// A stop takes at most 5 s of grace per process; the rest is slack.
+const REMOVAL: Duration = Duration::from_secs(30);
+const BLOB: Duration = Duration::from_secs(120);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// Nothing was sent.
+    #[error("no runner is connected")]
+    Unavailable,
+    /// The request may have had an effect.
+    #[error("the runner ended while it was working on this")]
+    Lost,
+    #[error("{}", .0.message)]
+    Refused(Box<Failure>),
+    /// The runner answered something that is not its API.
+    #[error("the runner's answer makes no sense: {0}")]
+    Nonsense(String),
+}
+
+impl RunnerError {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unavailable => ErrorCode::RunnerUnavailable,
+            Self::Lost => ErrorCode::RunnerLost,
+            Self::Refused(failure) => failure.code,
+            Self::Nonsense(_) => ErrorCode::Internal,
+        }
+    }
+
+    fn of_transport(error: &reqwest::Error) -> Self {
+        if error.is_connect() { Self::Unavailable } else { Self::Lost }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client for the runner could not be built: {0}")]
+pub struct BadLink(reqwest::Error);
+
+/// One runner. Cheap to clone: the connection is shared.
+#[derive(Clone)]
+pub struct Runner {
+    http: reqwest::Client,
+    base: String,
+    token: Option<Secret>,
+}
+
+impl Runner {
+    /// # Errors
+    /// [`BadLink`]; nothing is connected yet.
+    pub fn new(link: &RunnerLink) -> Result<Self, BadLink> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_prior_knowledge()
+            // Results may be megabytes; the default window of 64 KiB would cost a round trip for each.
+            .http2_initial_stream_window_size(4 << 20)
+            .http2_initial_connection_window_size(16 << 20);
+        let (client, base, token) = match link {
+            RunnerLink::Unix(path) => (client.unix_socket(path.clone()), "http://runner".to_owned(), None),
+            RunnerLink::Http { url, token } => {
+                let kept = client
+                    .http2_keep_alive_interval(Duration::from_secs(10))
+                    .http2_keep_alive_timeout(Duration::from_secs(10));
+                (kept, url.trim_end_matches('/').to_owned(), Some(token.clone()))
+            }
+        };
+        Ok(Self { http: client.build().map_err(BadLink)?, base, token })
+    }
+
+    /// The stream of everything that the runner holds and that changes.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn events(&self) -> Result<Lines, RunnerError> {
+        let request = self.request(Method::GET, "/v1/events");
+        let opened = tokio::time::timeout(SHORT, send(request)).await.map_err(|_| RunnerError::Unavailable)?;
+        Ok(Lines::new(opened?))
+    }
+
+    /// Makes a generation the wish.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn apply(&self, key: &ServiceKey, apply: &Apply) -> Result<ServiceReport, RunnerError> {
+        let request = self.request(Method::PUT, &path(key, "")).timeout(SHORT).json(apply);
+        let answer = send(request).await?;
+        answer.json().await.map_err(|e| RunnerError::Nonsense(e.to_string()))
+    }
+
+    /// Ends the service's whole process tree; `purge` also removes its data. A service that the runner does not
+    /// hold counts as gone.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn remove(&self, key: &ServiceKey, purge: bool) -> Result<(), RunnerError> {
+        let query = if purge { "?purge=true" } else { "" };
+        let request = self.request(Method::DELETE, &path(key, query)).timeout(REMOVAL);
+        match send(request).await {
+            Ok(_) => Ok(()),
+            Err(RunnerError::Refused(failure)) if failure.code == ErrorCode::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts one MCP request; `body` is a `wire::runner::Rpc`.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn rpc(&self, key: &ServiceKey, body: Bytes) -> Result<Lines, RunnerError> {
+        let request = self.request(Method::POST, &path(key, "/rpc"));
+        let request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
+        send(request).await.map(Lines::new)
+    }
+
+    /// Log lines, oldest first.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn logs(&self, key: &ServiceKey, lines: u32, follow: bool) -> Result<Lines, RunnerError> {
+        let query = format!("/logs?lines={lines}&follow={follow}");
+        let opened = send(self.request(Method::GET, &path(key, &query)));
+        tokio::time::timeout(SHORT, opened).await.map_err(|_| RunnerError::Lost)?.map(Lines::new)
+    }
+
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn has_blob(&self, sha256: &str) -> Result<bool, RunnerError> {
+        let request = self.request(Method::HEAD, &format!("/v1/blobs/{sha256}")).timeout(SHORT);
+        let answer = request.send().await.map_err(|e| RunnerError::of_transport(&e))?;
+        match answer.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            other => Err(RunnerError::Nonsense(format!("status {other} for a blob"))),
+        }
+    }
+
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn put_blob(&self, sha256: &str, bytes: Vec<u8>) -> Result<(), RunnerError> {
+        let request = self.request(Method::PUT, &format!("/v1/blobs/{sha256}")).timeout(BLOB).body(bytes);
+        send(request).await.map(drop)
+    }
+
+    /// Lets the runner drop every artefact and blob that is not named.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn retain(&self, retain: &Retain) -> Result<Retained, RunnerError> {
+        let request = self.request(Method::POST, "/v1/artefacts/retain").timeout(BLOB).json(retain);
+        let answer = send(request).await?;
+        answer.json().await.map_err(|e| RunnerError::Nonsense(e.to_string()))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        }
+    }
+}
+
+fn path(key: &ServiceKey, rest: &str) -> String {
+    format!("/v1/services/{}/{}{rest}", key.mesh, key.name)
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, RunnerError> {
+    let answer = request.send().await.map_err(|e| RunnerError::of_transport(&e))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let body = answer.bytes().await.map_err(|e| RunnerError::of_transport(&e))?;
+    match serde_json::from_slice::<Failure>(&body) {
+        Ok(failure) => Err(RunnerError::Refused(Box::new(failure))),
+        Err(_) => Err(RunnerError::Nonsense(format!("status {status} without a reason"))),
+    }
+}
+
+/// The lines of a streamed answer. Dropping it ends the request at the runner.
+pub struct Lines {
+    answer: Response,
+    buffer: BytesMut,
+    /// How much of the buffer is known to hold no newline.
+    searched: usize,
+}
+
+impl Lines {
+    fn new(answer: Response) -> Self {
+        Self { answer, buffer: BytesMut::new(), searched: 0 }
+    }
+
+    /// The next line without its newline, or `None` at the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Lost` when the stream breaks, `Nonsense` when a line has no end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, RunnerError> {
+        loop {
+            if let Some(line) = self.take_line() {
+                return Ok(Some(line));
+            }
+            if self.buffer.len() > MAX_LINE {
+                return Err(RunnerError::Nonsense("a line is longer than 32 MiB".into()));
+            }
+            match self.answer.chunk().await {
+                // The common answer is one line in one chunk: no copy.
+                Ok(Some(chunk)) if self.buffer.is_empty() => self.buffer = BytesMut::from(chunk),
+                Ok(Some(chunk)) => self.buffer.extend_from_slice(&chunk),
+                Ok(None) if self.buffer.is_empty() => return Ok(None),
+                Ok(None) => return Ok(Some(self.buffer.split().freeze())),
+                Err(_) => return Err(RunnerError::Lost),
+            }
+        }
+    }
+
+    fn take_line(&mut self) -> Option<Bytes> {
+        let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') else {
+            self.searched = self.buffer.len();
+            return None;
+        };
+        let mut line = self.buffer.split_to(self.searched + at + 1);
+        line.truncate(line.len() - 1);
+        self.searched = 0;
+        Some(line.freeze())
+    }
+}

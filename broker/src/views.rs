@@ -1,0 +1,236 @@
+//! What the store says about a mesh, kept in memory: members, services, lists. A frame or a call costs no SQL.
+//!
+//! Here: the snapshot ([`MeshView`]) and its one place of invalidation ([`Views::changed`]), which every write to members
+//! or services calls after its commit. Not here: what the runner says (`observed`), who may see what
+//! (`catalog::access`).
+//! This is the only state of a broker that a second broker on the same database would not see change; several brokers
+//! will need `changed` on a bus.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use catalog::access::{Caller, Subject, may_see};
+use wire::report::{Lists, Reason};
+use wire::spec::{Pin, ServiceSpec};
+use wire::{ErrorCode, Generation, MemberId, MeshId, PublicKey, Scope, ServiceKey, ServiceName};
+
+use crate::error::FrameError;
+use crate::store::{Member, Mesh, Service, Store, StoreError, StoredGeneration, Wanted};
+
+/// One service: the record, its target generation, and what it last listed.
+pub struct ServiceView {
+    row: Service,
+    target: StoredGeneration,
+    lists: Option<Arc<Lists>>,
+}
+
+impl ServiceView {
+    pub fn row(&self) -> &Service {
+        &self.row
+    }
+
+    pub fn key(&self) -> &ServiceKey {
+        &self.row.key
+    }
+
+    pub fn name(&self) -> &ServiceName {
+        &self.row.key.name
+    }
+
+    pub fn deployed_by(&self) -> &MemberId {
+        &self.row.deployed_by
+    }
+
+    pub fn scope(&self) -> &Scope {
+        &self.row.scope
+    }
+
+    pub fn subject(&self) -> Subject<'_> {
+        self.row.subject()
+    }
+
+    pub fn spec(&self) -> &ServiceSpec {
+        &self.target.spec
+    }
+
+    pub fn pin(&self) -> Option<&Pin> {
+        self.target.pin.as_ref()
+    }
+
+    pub fn target(&self) -> Generation {
+        self.row.target
+    }
+
+    /// Whether the target generation has been ready before.
+    pub fn is_proven(&self) -> bool {
+        self.target.proven
+    }
+
+    pub fn lists(&self) -> Option<&Arc<Lists>> {
+        self.lists.as_ref()
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.row.wanted == Wanted::Stopped
+    }
+
+    /// Why nothing serves and nothing tries again.
+    pub fn failure(&self) -> Option<&Reason> {
+        self.row.failed.as_ref().filter(|_| self.row.has_failed()).map(|failed| &failed.reason)
+    }
+}
+
+/// A mesh at one moment.
+pub struct MeshView {
+    mesh: Mesh,
+    members: HashMap<MemberId, (Member, Arc<Caller>)>,
+    services: BTreeMap<ServiceName, Arc<ServiceView>>,
+}
+
+impl MeshView {
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// For people: the name, else the slug, else the id.
+    pub fn mesh_name(&self) -> &str {
+        [self.mesh.name.as_str(), self.mesh.slug.as_str()]
+            .into_iter()
+            .find(|text| !text.is_empty())
+            .unwrap_or(self.mesh.id.as_str())
+    }
+
+    /// The member as the access table asks for it; `None` when unknown or removed.
+    pub fn caller(&self, member: &MemberId) -> Option<Arc<Caller>> {
+        self.members.get(member).filter(|(row, _)| !row.is_revoked()).map(|(_, caller)| Arc::clone(caller))
+    }
+
+    /// Everyone who has not been removed.
+    pub fn callers(&self) -> impl Iterator<Item = &Caller> {
+        self.members.values().filter(|(row, _)| !row.is_revoked()).map(|(_, caller)| &**caller)
+    }
+
+    pub fn key_of(&self, member: &MemberId) -> Option<&PublicKey> {
+        self.members.get(member).map(|(row, _)| &row.pubkey)
+    }
+
+    /// Display name, also of a removed member.
+    pub fn name_of(&self, member: &MemberId) -> String {
+        self.members.get(member).map_or_else(|| "unknown".to_owned(), |(row, _)| row.display_name.clone())
+    }
+
+    pub fn message_mode(&self, member: &MemberId) -> String {
+        self.members.get(member).map_or_else(|| "push".to_owned(), |(row, _)| row.message_mode.clone())
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceView>> {
+        self.services.values()
+    }
+
+    /// Whether the caller may see it is `catalog::access`'s question.
+    pub fn service(&self, name: &str) -> Option<&Arc<ServiceView>> {
+        self.services.get(&ServiceName::parse(name).ok()?)
+    }
+
+    /// The service, if the caller may know of it.
+    ///
+    /// # Errors
+    /// `not_found`, whether there is none or it is hidden.
+    pub fn visible(&self, caller: &Caller, name: &str) -> Result<Arc<ServiceView>, FrameError> {
+        let found = self.service(name).filter(|service| may_see(caller, service.subject()));
+        found.cloned().ok_or_else(|| FrameError::not_found(name))
+    }
+
+    pub fn visible_to(&self, caller: &Caller) -> impl Iterator<Item = &Arc<ServiceView>> {
+        self.services().filter(|service| may_see(caller, service.subject()))
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Counts changes, so that a snapshot that was read before a change is not kept after it.
+    epoch: u64,
+    view: Option<Arc<MeshView>>,
+}
+
+pub struct Views {
+    store: Store,
+    slots: RwLock<HashMap<MeshId, Slot>>,
+    /// One reader of the store at a time: after a change every connection wants the same snapshot.
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl Views {
+    pub fn new(store: Store) -> Self {
+        Self { store, slots: RwLock::default(), loading: tokio::sync::Mutex::default() }
+    }
+
+    /// The mesh now.
+    ///
+    /// # Errors
+    /// `mesh_not_found`, or `internal` when the store fails.
+    pub async fn of(&self, mesh: &MeshId) -> Result<Arc<MeshView>, FrameError> {
+        let found = self.find(mesh).await?;
+        found.ok_or_else(|| FrameError::new(ErrorCode::MeshNotFound, ErrorCode::MeshNotFound.cause()))
+    }
+
+    /// # Errors
+    /// When the store fails.
+    pub async fn find(&self, mesh: &MeshId) -> Result<Option<Arc<MeshView>>, StoreError> {
+        if let Some(view) = self.kept(mesh).1 {
+            return Ok(Some(view));
+        }
+        let _turn = self.loading.lock().await;
+        let (epoch, view) = self.kept(mesh);
+        if view.is_some() {
+            return Ok(view);
+        }
+        let Some(view) = self.load(mesh).await?.map(Arc::new) else { return Ok(None) };
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.entry(mesh.clone()).or_default();
+        if slot.epoch == epoch {
+            slot.view = Some(Arc::clone(&view));
+        }
+        Ok(Some(view))
+    }
+
+    /// Something about the mesh was written and committed.
+    pub fn changed(&self, mesh: &MeshId) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.entry(mesh.clone()).or_default();
+        slot.epoch += 1;
+        slot.view = None;
+    }
+
+    fn kept(&self, mesh: &MeshId) -> (u64, Option<Arc<MeshView>>) {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.get(mesh).map_or((0, None), |slot| (slot.epoch, slot.view.clone()))
+    }
+
+    async fn load(&self, id: &MeshId) -> Result<Option<MeshView>, StoreError> {
+        let mut tx = self.store.read().await?;
+        let Some(mesh) = tx.meshes().find(id).await? else { return Ok(None) };
+        let members = tx.members().list(id).await?;
+        let mut lists: HashMap<ServiceKey, Arc<Lists>> = HashMap::new();
+        for listing in tx.lists().of_mesh(id).await? {
+            lists.insert(listing.key, Arc::new(listing.lists));
+        }
+        let mut services = BTreeMap::new();
+        for row in tx.services().list(id).await? {
+            if row.wanted == Wanted::Gone {
+                continue;
+            }
+            let Some(target) = tx.generations().find(&row.key, row.target).await? else {
+                let id = row.key.to_string();
+                return Err(StoreError::Inconsistent { table: "service", column: "target", id });
+            };
+            let lists = lists.remove(&row.key);
+            services.insert(row.key.name.clone(), Arc::new(ServiceView { row, target, lists }));
+        }
+        let with_caller = |member: Member| {
+            let caller = Arc::new(member.caller());
+            (member.id.clone(), (member, caller))
+        };
+        Ok(Some(MeshView { mesh, members: members.into_iter().map(with_caller).collect(), services }))
+    }
+}

@@ -1,0 +1,156 @@
+//! Flags of `deploy`, and those that name an audience.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use wire::Scope;
+
+use super::InMesh;
+use crate::failure::Failure;
+use crate::units::{parse_duration, parse_mib};
+
+/// Host an MCP server: from a command (`-- npx …`, `-- uvx …`), from PyPI, from git, from a folder or an archive.
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// Name of the service: letters, digits, `-`, `_`
+    pub name: String,
+    /// A folder, or a .zip, .mcpb or .tgz file
+    pub path: Option<PathBuf>,
+    /// A PyPI package: name, name==1.2, name[extra]
+    #[arg(long, value_name = "PACKAGE")]
+    pub uvx: Option<String>,
+    /// A git repository
+    #[arg(long, value_name = "URL")]
+    pub git: Option<String>,
+    /// Branch, tag or commit of --git
+    #[arg(long = "ref", value_name = "REF", requires = "git")]
+    pub reference: Option<String>,
+    /// Folder inside the repository
+    #[arg(long, value_name = "DIR", requires = "git")]
+    pub subdir: Option<String>,
+    /// File that holds the token of a private repository
+    #[arg(long, value_name = "FILE", requires = "git")]
+    pub git_token_file: Option<PathBuf>,
+    /// Which executable of the package
+    #[arg(long, value_name = "NAME")]
+    pub bin: Option<String>,
+    /// Which file of the project to start, instead of the detected one
+    #[arg(long, value_name = "FILE")]
+    pub entry: Option<String>,
+    /// node, bun or python, instead of the detected one
+    #[arg(long, value_name = "RUNTIME", value_parser = ["node", "bun", "python"])]
+    pub runtime: Option<String>,
+    /// An argument of the server; repeat it for several
+    #[arg(long = "args", value_name = "ARG", allow_hyphen_values = true)]
+    pub args: Vec<String>,
+    /// NAME=VALUE for the server; NAME alone takes the value from your environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// File of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Memory that each process of the server may have
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    pub memory: Option<u32>,
+    /// Files that each process may have open
+    #[arg(long, value_name = "N")]
+    pub open_files: Option<u32>,
+    /// Stop it after this long without a call; a call wakes it
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub idle_stop: Option<Duration>,
+    /// Let npm run the install scripts of packages
+    #[arg(long)]
+    pub allow_scripts: bool,
+    /// Everybody in the mesh may see and call it
+    #[arg(long, group = "audience")]
+    pub mesh_wide: bool,
+    #[command(flatten)]
+    pub audience: Audience,
+    #[command(flatten)]
+    pub place: InMesh,
+    /// The command as you would run it yourself: npx … or uvx …
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+impl DeployArgs {
+    pub fn scope(&self) -> Result<Option<Scope>, Failure> {
+        one_of(self.mesh_wide, &self.audience)
+    }
+}
+
+/// Who may see and call a service, narrower than everybody.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Audience {
+    /// The members of one group
+    #[arg(long, value_name = "GROUP", group = "audience")]
+    pub group: Option<String>,
+    /// The members of any of these groups
+    #[arg(long, value_name = "A,B", value_delimiter = ',', group = "audience")]
+    pub groups: Vec<String>,
+    /// The members with this role in a group
+    #[arg(long, value_name = "ROLE", group = "audience")]
+    pub role: Option<String>,
+    /// These members, by display name or id
+    #[arg(long, value_name = "A,B", value_delimiter = ',', group = "audience")]
+    pub peers: Vec<String>,
+    /// Only you
+    #[arg(long, group = "audience")]
+    pub peer: bool,
+}
+
+/// `None`: nothing was chosen. That only one was chosen is clap's check.
+pub(super) fn one_of(mesh_wide: bool, audience: &Audience) -> Result<Option<Scope>, Failure> {
+    let Audience { group, groups, role, peers, peer } = audience;
+    let scope = if mesh_wide {
+        Scope::Mesh
+    } else if *peer {
+        Scope::Peer
+    } else if let Some(group) = group {
+        Scope::Group { group: group_name(group)? }
+    } else if let Some(role) = role {
+        Scope::Role { role: named("--role", role)? }
+    } else if !groups.is_empty() {
+        Scope::Groups { groups: groups.iter().map(|g| group_name(g)).collect::<Result<BTreeSet<_>, _>>()? }
+    } else if !peers.is_empty() {
+        Scope::Peers { allow: peers.iter().map(|p| named("--peers", p)).collect::<Result<BTreeSet<_>, _>>()? }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(scope))
+}
+
+fn group_name(text: &str) -> Result<String, Failure> {
+    named("a group", text.trim().strip_prefix('@').unwrap_or(text))
+}
+
+fn named(what: &str, text: &str) -> Result<String, Failure> {
+    match text.trim() {
+        "" => Err(Failure::user(format!("{what} needs a name"))),
+        name => Ok(name.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flag_is_its_scope() {
+        let audience = |change: fn(&mut Audience)| {
+            let mut audience = Audience::default();
+            change(&mut audience);
+            serde_json::to_string(&one_of(false, &audience).unwrap()).unwrap()
+        };
+        assert_eq!(audience(|_| ()), "null");
+        assert_eq!(audience(|a| a.peer = true), r#"{"type":"peer"}"#);
+        assert_eq!(audience(|a| a.group = Some("@eng".into())), r#"{"type":"group","group":"eng"}"#);
+        assert_eq!(audience(|a| a.groups = vec!["b".into(), "a".into()]), r#"{"type":"groups","groups":["a","b"]}"#);
+        assert_eq!(audience(|a| a.role = Some("lead".into())), r#"{"type":"role","role":"lead"}"#);
+        assert_eq!(audience(|a| a.peers = vec!["Ana".into()]), r#"{"type":"peers","allow":["Ana"]}"#);
+        let empty = Audience { peers: vec![String::new()], ..Audience::default() };
+        assert!(one_of(false, &empty).is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! What each command of a person does: one frame or stream, then words.
+
+mod call;
+mod deploy;
+mod doctor;
+mod follow;
+mod invite;
+mod logs;
+mod people;
+mod services;
+mod tools;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wire::peer::Body;
+
+use crate::args::Command;
+use crate::failure::Failure;
+use crate::here::Here;
+
+/// `Ok(code)`: done; the code is not 0 only when a tool said that it failed, or `doctor` found something.
+pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Deploy(args) => deploy::deploy(here, &args).await?,
+        Command::Ls(_) => services::list(here).await?,
+        Command::Status(args) => services::status(here, &args.name).await?,
+        Command::Tools(args) => tools::tools(here, &args.name, args.tool.as_deref()).await?,
+        Command::Call(args) => return call::call(here, &args).await,
+        Command::Logs(args) => logs::logs(here, &args).await?,
+        Command::Scope(args) => services::scope(here, &args).await?,
+        Command::Update(args) => deploy::update(here, args.name).await?,
+        Command::Rollback(args) => deploy::rollback(here, args.name).await?,
+        Command::Stop(args) => deploy::stop(here, args.name).await?,
+        Command::Start(args) => deploy::start(here, args.name).await?,
+        Command::Rm(args) => deploy::remove(here, args.name).await?,
+        Command::Invite(args) => invite::invite(here, &args).await?,
+        Command::Join(args) => invite::join(here, &args).await?,
+        Command::Peers(_) => people::peers(here).await?,
+        Command::Members(_) => people::members(here).await?,
+        Command::Member(args) => people::member(here, &args).await?,
+        Command::Doctor(args) => return doctor::doctor(here, &args).await,
+        Command::Version => version(here)?,
+        Command::Up(_) | Command::Down(_) | Command::Broker(_) | Command::Runner(_) => {
+            return Err(Failure::platform("a role is not a command"));
+        }
+    }
+    Ok(0)
+}
+
+/// One question on a connection of its own.
+async fn ask<B, R>(here: &Here, body: &B) -> Result<R, Failure>
+where
+    B: Body + Serialize,
+    R: Body + DeserializeOwned,
+{
+    let connection = here.connect().await?;
+    let answer = connection.request(body).await;
+    connection.close().await;
+    Ok(answer?)
+}
+
+fn version(here: &Here) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Version {
+        version: &'static str,
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    if here.out.json {
+        return here.out.document(&Version { version });
+    }
+    here.out.line(format!("claudemesh {version}"));
+    Ok(())
+}

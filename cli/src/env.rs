@@ -1,0 +1,56 @@
+//! Every environment variable that this binary reads outside its flags (those are `env = …` in `args`).
+//!
+//! `docs/env-vars.md` lists them all; a test compares.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::failure::Failure;
+
+fn home() -> Result<PathBuf, Failure> {
+    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or_else(|| {
+        Failure::user("HOME is not set, so there is no place for the config")
+            .with_cure("Set HOME, or CLAUDEMESH_CONFIG_DIR.")
+    })
+}
+
+/// Where `config.json` is.
+pub fn config_folder() -> Result<PathBuf, Failure> {
+    match std::env::var_os("CLAUDEMESH_CONFIG_DIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => Ok(PathBuf::from(folder)),
+        None => Ok(home()?.join(".claudemesh")),
+    }
+}
+
+pub fn default_data_folder() -> Result<PathBuf, Failure> {
+    Ok(home()?.join(".claudemesh").join("data"))
+}
+
+/// A value that the user named with `--env NAME`, so that it need not be in argv.
+pub fn named_by_user(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// The login name, for a first display name.
+pub fn login_name() -> Option<String> {
+    std::env::var("USER").ok().filter(|name| !name.is_empty())
+}
+
+pub fn log_filter() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty())
+}
+
+/// Folders that are searched for tools by `doctor`.
+pub fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// The root key of the secrets in the database, when no file is named.
+pub fn encryption_key() -> Option<wire::Secret> {
+    std::env::var("BROKER_ENCRYPTION_KEY").ok().filter(|key| !key.is_empty()).map(wire::Secret::new)
+}
+
+/// A URL with a password must not be in argv.
+pub fn database_url() -> Option<wire::Secret> {
+    std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()).map(wire::Secret::new)
+}

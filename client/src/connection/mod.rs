@@ -1,0 +1,243 @@
+//! One authenticated connection to a broker.
+//!
+//! Here: the handle that callers hold, requests and calls. Not here: the task that owns the socket ([`socket`]), the
+//! hello ([`hello`]), answers of several frames ([`stream`]).
+//! Invariant: everybody who waits gets an answer. The table of waiters belongs to the task that owns the socket; when
+//! the socket ends the table is dropped, and that answers them all.
+
+mod hello;
+mod socket;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use wire::RawJson;
+use wire::peer::Body;
+use wire::peer::hello::HelloAck;
+use wire::peer::hosting::{McpCall, McpCallResult, McpRequest, McpRequestResult};
+use wire::peer::mesh::SystemPush;
+
+pub(crate) use hello::now_ms;
+pub use hello::{Announce, Membership};
+pub use stream::{CallEvent, CallStream, DeployEvent, DeployStream, LogEvent, LogStream};
+
+use crate::error::ClientError;
+use socket::{Command, Frame, Owner, Waiter};
+
+/// What happens when the socket ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconnect {
+    Never,
+    /// Connect again after 1, 2, 4 … 30 s (with jitter) until the handle is dropped or the broker says that the member
+    /// is gone. Requests made meanwhile wait for the link within their own deadline.
+    Forever,
+}
+
+#[derive(Debug, Clone)]
+pub enum LinkState {
+    Up(Arc<HelloAck>),
+    /// Lost; the next attempt is under way.
+    Down(String),
+    /// Lost for good.
+    Ended(String),
+}
+
+/// Requests that nobody answers are given up after this long.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
+/// The broker's own default for calls.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// The broker answers at the deadline of a call; its answer must have time to arrive.
+const CALL_GRACE: Duration = Duration::from_secs(5);
+const COMMAND_QUEUE: usize = 1024;
+const PUSH_QUEUE: usize = 256;
+
+#[derive(Debug, Default, Clone)]
+pub struct CallOptions {
+    /// Default 30 s, at most 10 minutes.
+    pub deadline: Option<Duration>,
+    /// `_meta` of the MCP request.
+    pub meta: Option<RawJson>,
+}
+
+pub struct Connection {
+    commands: mpsc::Sender<Command>,
+    next_id: AtomicU64,
+    state: watch::Receiver<LinkState>,
+    pushes: broadcast::Sender<Arc<SystemPush>>,
+    /// Holds one task; dropping the connection aborts it.
+    task: JoinSet<()>,
+}
+
+impl Connection {
+    /// Connects and says hello.
+    ///
+    /// # Errors
+    /// When the broker is not reachable, or refuses the hello.
+    pub async fn open(
+        membership: Membership,
+        announce: Announce,
+        reconnect: Reconnect,
+    ) -> Result<Self, ClientError> {
+        let pushes = broadcast::Sender::new(PUSH_QUEUE);
+        let (socket, ack) = hello::connect(&membership, &announce, &pushes).await?;
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        let (report, state) = watch::channel(LinkState::Up(Arc::new(ack)));
+        let owner = Owner { membership, announce, reconnect, inbox, report, pushes: pushes.clone() };
+        let mut task = JoinSet::new();
+        task.spawn(owner.run(socket));
+        Ok(Self { commands, next_id: AtomicU64::new(1), state, pushes, task })
+    }
+
+    /// What the broker said to the latest hello; `None` while the link is down.
+    pub fn hello(&self) -> Option<Arc<HelloAck>> {
+        match &*self.state.borrow() {
+            LinkState::Up(ack) => Some(Arc::clone(ack)),
+            LinkState::Down(_) | LinkState::Ended(_) => None,
+        }
+    }
+
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// System events from now on. A receiver that falls 256 behind is told how many it missed.
+    pub fn pushes(&self) -> broadcast::Receiver<Arc<SystemPush>> {
+        self.pushes.subscribe()
+    }
+
+    /// One frame out, one frame of type `R` back.
+    ///
+    /// # Errors
+    /// The broker's `error` frame, a lost link, no answer in time.
+    pub async fn request<B, R>(&self, body: &B) -> Result<R, ClientError>
+    where
+        B: Body + Serialize,
+        R: Body + DeserializeOwned,
+    {
+        self.ask(body, REQUEST_DEADLINE, false).await?.read()
+    }
+
+    /// Calls a tool. Arguments and result stay raw JSON, byte for byte. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// Only when there is no answer at all: what the broker or the server answered, errors too, is in the result.
+    pub async fn call_raw(
+        &self,
+        server: &str,
+        tool: &str,
+        args: Option<RawJson>,
+        options: CallOptions,
+    ) -> Result<McpCallResult, ClientError> {
+        let deadline = options.deadline.unwrap_or(CALL_DEADLINE);
+        let call = McpCall {
+            server_name: server.to_owned(),
+            tool_name: tool.to_owned(),
+            args,
+            deadline_ms: options.deadline.map(whole_ms),
+            meta: options.meta,
+        };
+        self.ask(&call, deadline + CALL_GRACE, true).await?.read()
+    }
+
+    /// Any MCP request that the broker allows. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// As [`Connection::call_raw`].
+    pub async fn mcp_request(&self, request: &McpRequest) -> Result<McpCallResult, ClientError> {
+        let deadline = request.deadline_ms.map_or(CALL_DEADLINE, Duration::from_millis);
+        let McpRequestResult(result) = self.ask(request, deadline + CALL_GRACE, true).await?.read()?;
+        Ok(result)
+    }
+
+    /// Ends the connection politely: what was sent before is written out first.
+    pub async fn close(mut self) {
+        if self.commands.send(Command::Close).await.is_ok() {
+            let _ = tokio::time::timeout(Duration::from_secs(2), self.task.join_next()).await;
+        }
+    }
+
+    async fn ask<B: Body + Serialize>(
+        &self,
+        body: &B,
+        deadline: Duration,
+        cancel: bool,
+    ) -> Result<Frame, ClientError> {
+        let (waiter, answer) = oneshot::channel();
+        let guard = self.post(body, Waiter::Once(waiter), cancel).await?;
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(frame)) => {
+                guard.disarm();
+                Ok(frame)
+            }
+            Ok(Err(_)) => {
+                guard.disarm();
+                Err(self.closed())
+            }
+            Err(_) => Err(ClientError::Timeout(deadline.as_secs())),
+        }
+    }
+
+    /// Queues the frame. The guard makes the owner forget the waiter (and cancel the request) when it is dropped.
+    async fn post<B: Body + Serialize>(
+        &self,
+        body: &B,
+        waiter: Waiter,
+        cancel: bool,
+    ) -> Result<Forgetter, ClientError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let text = wire::peer::write(Some(&id.to_string()), body)
+            .map_err(|e| ClientError::Local(format!("cannot write the request: {e}")))?;
+        let sent = self.commands.send(Command::Ask { id, text, waiter });
+        match tokio::time::timeout(REQUEST_DEADLINE, sent).await {
+            Ok(Ok(())) => Ok(Forgetter { id, cancel, commands: Some(self.commands.clone()) }),
+            Ok(Err(_)) => Err(self.closed()),
+            Err(_) => Err(ClientError::Timeout(REQUEST_DEADLINE.as_secs())),
+        }
+    }
+
+    fn closed(&self) -> ClientError {
+        closed(&self.state)
+    }
+}
+
+fn closed(state: &watch::Receiver<LinkState>) -> ClientError {
+    let why = match &*state.borrow() {
+        LinkState::Up(_) => "the link was replaced".to_owned(),
+        LinkState::Down(why) | LinkState::Ended(why) => why.clone(),
+    };
+    ClientError::Closed(why)
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Tells the owner that nobody waits any more.
+struct Forgetter {
+    id: u64,
+    cancel: bool,
+    commands: Option<mpsc::Sender<Command>>,
+}
+
+impl Forgetter {
+    fn disarm(mut self) {
+        self.commands = None;
+    }
+}
+
+impl Drop for Forgetter {
+    fn drop(&mut self) {
+        if let Some(commands) = self.commands.take() {
+            // A full queue loses this; the owner sweeps waiters that are gone.
+            let _ = commands.try_send(Command::Forget { id: self.id, cancel: self.cancel });
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Requests that are answered by several frames: deploys, logs, calls with progress.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use wire::RawJson;
+use wire::peer::Body;
+use wire::peer::hosting::{
+    McpCall, McpCallResult, McpDeployProgress, McpDeployStatus, McpLogs, McpLogsEvent, McpLogsResult,
+    McpRequestEvent,
+};
+
+use super::socket::{Frame, Waiter};
+use super::{CALL_DEADLINE, CALL_GRACE, Connection, Forgetter, LinkState, closed};
+use crate::error::ClientError;
+
+/// Fetching, installing and building may take this long in all.
+const DEPLOY_DEADLINE: Duration = Duration::from_secs(45 * 60);
+/// Frames that may wait for a slow reader before its stream is given up.
+const STREAM_QUEUE: usize = 4096;
+
+/// The frames of one request. Dropping it makes the owner forget it.
+struct FrameStream {
+    frames: mpsc::Receiver<Frame>,
+    guard: Forgetter,
+    state: watch::Receiver<LinkState>,
+}
+
+impl FrameStream {
+    async fn open<B: Body + Serialize>(
+        connection: &Connection,
+        body: &B,
+        cancel: bool,
+    ) -> Result<Self, ClientError> {
+        let (sender, frames) = mpsc::channel(STREAM_QUEUE);
+        let guard = connection.post(body, Waiter::Many(sender), cancel).await?;
+        Ok(Self { frames, guard, state: connection.state.clone() })
+    }
+
+    async fn next(&mut self) -> Result<Frame, ClientError> {
+        match self.frames.recv().await {
+            Some(frame) => Ok(frame),
+            None if matches!(&*self.state.borrow(), LinkState::Up(_)) => Err(ClientError::Lagged),
+            None => Err(closed(&self.state)),
+        }
+    }
+
+    async fn next_before(&mut self, deadline: Instant, limit: Duration) -> Result<Frame, ClientError> {
+        tokio::time::timeout_at(deadline, self.next())
+            .await
+            .map_err(|_| ClientError::Timeout(limit.as_secs()))?
+    }
+
+    /// There is nothing left to cancel.
+    fn finish(&mut self) {
+        self.guard.cancel = false;
+    }
+}
+
+#[derive(Debug)]
+pub enum DeployEvent {
+    /// Accepted, or further on its way.
+    Status(McpDeployStatus),
+    Progress(McpDeployProgress),
+    /// The last event: `running`, `stopped` or `failed`.
+    Done(McpDeployStatus),
+}
+
+/// Follows a deploy, update, rollback, start, stop or undeploy. Dropping it changes nothing: the broker carries on.
+pub struct DeployStream {
+    frames: FrameStream,
+    deadline: Instant,
+}
+
+impl DeployStream {
+    /// # Errors
+    /// A refusal by the broker, a lost link (the broker carries on), no end within 45 minutes.
+    pub async fn next(&mut self) -> Result<DeployEvent, ClientError> {
+        let frame = self.frames.next_before(self.deadline, DEPLOY_DEADLINE).await?;
+        if frame.kind()? == McpDeployProgress::TYPE {
+            return frame.read().map(DeployEvent::Progress);
+        }
+        let status: McpDeployStatus = frame.read()?;
+        let is_last = matches!(status.status.as_str(), "running" | "stopped" | "failed" | "crashed");
+        Ok(if is_last { DeployEvent::Done(status) } else { DeployEvent::Status(status) })
+    }
+}
+
+#[derive(Debug)]
+pub enum LogEvent {
+    /// The first answer: what the ring holds.
+    Past(McpLogsResult),
+    Later(McpLogsEvent),
+}
+
+/// Dropping it ends the stream at the broker.
+pub struct LogStream {
+    frames: FrameStream,
+}
+
+impl LogStream {
+    /// # Errors
+    /// A refusal by the broker, a lost link.
+    pub async fn next(&mut self) -> Result<LogEvent, ClientError> {
+        let frame = self.frames.next().await?;
+        if frame.kind()? == McpLogsEvent::TYPE {
+            let later: McpLogsEvent = frame.read()?;
+            if later.end.is_some() {
+                self.frames.finish();
+            }
+            return Ok(LogEvent::Later(later));
+        }
+        frame.read().map(LogEvent::Past)
+    }
+}
+
+#[derive(Debug)]
+pub enum CallEvent {
+    /// A JSON-RPC notification `{method, params}` of this call.
+    Notification(RawJson),
+    Done(McpCallResult),
+}
+
+/// Dropping it cancels the call.
+pub struct CallStream {
+    frames: FrameStream,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl CallStream {
+    /// # Errors
+    /// Only when there is no answer at all; see [`Connection::call_raw`].
+    pub async fn next(&mut self) -> Result<CallEvent, ClientError> {
+        let frame = self.frames.next_before(self.deadline, self.limit).await?;
+        if frame.kind()? == McpRequestEvent::TYPE {
+            let McpRequestEvent { event } = frame.read()?;
+            return Ok(CallEvent::Notification(event));
+        }
+        self.frames.finish();
+        frame.read().map(CallEvent::Done)
+    }
+}
+
+impl Connection {
+    /// Sends one frame of the deploy family ([`wire::peer::hosting`]) and follows it.
+    ///
+    /// # Errors
+    /// When the frame cannot be sent.
+    pub async fn deploy<B: Body + Serialize>(&self, body: &B) -> Result<DeployStream, ClientError> {
+        let frames = FrameStream::open(self, body, false).await?;
+        Ok(DeployStream { frames, deadline: Instant::now() + DEPLOY_DEADLINE })
+    }
+
+    /// # Errors
+    /// When the frame cannot be sent.
+    pub async fn logs(&self, request: &McpLogs) -> Result<LogStream, ClientError> {
+        let frames = FrameStream::open(self, request, request.follow).await?;
+        Ok(LogStream { frames })
+    }
+
+    /// A call whose progress is wanted: set `meta` to an object with a `progressToken`.
+    ///
+    /// # Errors
+    /// When the frame cannot be sent.
+    pub async fn call_with_events(&self, call: &McpCall) -> Result<CallStream, ClientError> {
+        let limit = call.deadline_ms.map_or(CALL_DEADLINE, Duration::from_millis) + CALL_GRACE;
+        let frames = FrameStream::open(self, call, true).await?;
+        Ok(CallStream { frames, deadline: Instant::now() + limit, limit })
+    }
+}

@@ -1,0 +1,126 @@
+//! Why a request of a client failed.
+
+use wire::peer::ErrorBody;
+use wire::{Class, ErrorCode};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("cannot reach the broker at {url}: {why}")]
+    Unreachable { url: String, why: String },
+    /// The broker answered with an `error` frame or an HTTP error.
+    #[error("{message}")]
+    Broker { code: Option<ErrorCode>, message: String, stderr: Vec<String> },
+    /// The socket ended while somebody waited for an answer.
+    #[error("the connection to the broker ended: {0}")]
+    Closed(String),
+    #[error("no answer within {0} s")]
+    Timeout(u64),
+    /// A stream was read too slowly and the broker could not be made to wait.
+    #[error("the stream was read too slowly")]
+    Lagged,
+    #[error("the broker sent something unexpected: {0}")]
+    Protocol(String),
+    #[error("{0}")]
+    Local(String),
+}
+
+impl ClientError {
+    /// The broker's own code; `None` when the broker had no part in it.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Broker { code, .. } => *code,
+            Self::Unreachable { .. }
+            | Self::Closed(_)
+            | Self::Timeout(_)
+            | Self::Lagged
+            | Self::Protocol(_)
+            | Self::Local(_) => None,
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Broker { code, .. } => code.map_or(Class::Platform, ErrorCode::class),
+            Self::Unreachable { .. } | Self::Closed(_) | Self::Timeout(_) | Self::Lagged => {
+                Class::Unavailable
+            }
+            Self::Protocol(_) => Class::Platform,
+            Self::Local(_) => Class::User,
+        }
+    }
+
+    /// Last lines of a process that said why.
+    pub fn stderr(&self) -> &[String] {
+        match self {
+            Self::Broker { stderr, .. } => stderr,
+            _ => &[],
+        }
+    }
+
+    /// Whether the same request may work once the link is back.
+    pub fn is_link_loss(&self) -> bool {
+        matches!(self, Self::Closed(_) | Self::Unreachable { .. })
+    }
+}
+
+/// A newer broker may know codes that we do not: the message must not be lost for that.
+#[derive(serde::Deserialize)]
+pub(crate) struct LooseError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    stderr: Vec<String>,
+}
+
+impl From<LooseError> for ClientError {
+    fn from(loose: LooseError) -> Self {
+        let LooseError { code, message, error, stderr } = loose;
+        // `POST /join` answers `{ok:false, error:"invite_expired"}`; everything else sends `code`.
+        let text = if code.is_empty() { error.clone() } else { code };
+        let known = read_code(&text);
+        let message = [message, error, text].into_iter().find(|part| !part.is_empty()).unwrap_or_default();
+        let message = match known {
+            Some(code) if message == code.as_str() => code.cause().to_owned(),
+            _ => message,
+        };
+        Self::Broker { code: known, message, stderr }
+    }
+}
+
+impl From<ErrorBody> for ClientError {
+    fn from(body: ErrorBody) -> Self {
+        Self::Broker { code: Some(body.code), message: body.message, stderr: body.stderr }
+    }
+}
+
+pub(crate) fn read_code(text: &str) -> Option<ErrorCode> {
+    ErrorCode::ALL.iter().copied().find(|code| code.as_str() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> ClientError {
+        serde_json::from_str::<LooseError>(json).unwrap().into()
+    }
+
+    #[test]
+    fn a_code_of_a_newer_broker_keeps_its_message() {
+        let error = read(r#"{"code":"from_the_future","message":"no"}"#);
+        assert_eq!(error.code(), None);
+        assert_eq!(error.to_string(), "no");
+    }
+
+    #[test]
+    fn a_bare_code_is_explained() {
+        let error = read(r#"{"ok":false,"error":"invite_expired"}"#);
+        assert_eq!(error.code(), Some(ErrorCode::InviteExpired));
+        assert_eq!(error.to_string(), ErrorCode::InviteExpired.cause());
+        assert_eq!(error.class(), Class::User);
+    }
+}

@@ -1,0 +1,148 @@
+//! What the helper tells the runner, and what the runner may ask.
+//!
+//! Here: the messages and the steps' names. Not here: framing (see [`crate::frame`]), sending.
+//! Invariant: whatever happened before, the last report of a jail is [`Report::Gone`]; only a helper that was killed
+//! itself closes the socket without it.
+
+use serde::{Deserialize, Serialize};
+
+/// From the helper to the runner, in this order: steps, then `Failed` or `Started`, `Exited` after `Started`, `Gone`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Report {
+    /// A step is done.
+    Step { name: Step },
+    /// A step failed; no server runs. `Gone` follows.
+    Failed { step: Step, errno: Option<i32>, message: String },
+    /// The server's program was executed.
+    Started { pid: u32 },
+    /// The server's first process ended; what is left of its tree is being killed.
+    Exited(Exit),
+    /// Sent once: these many processes outlived SIGKILL for seconds (a hung disk, say). The helper keeps trying.
+    Stuck { processes: usize },
+    /// No process of the tree is left.
+    Gone,
+}
+
+/// How the server's first process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exit {
+    pub ending: Ending,
+    /// Probably for want of memory: the kernel's out-of-memory killer was at work, or the server failed with its peak
+    /// near the limit. A hint, since without a cgroup of its own nothing says so for certain.
+    pub oom_hint: bool,
+    /// Peak resident memory of the first process or of its largest waited-for child.
+    pub max_rss_kb: u64,
+    /// Processor time of the first process and its waited-for children.
+    pub cpu_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    Code(i32),
+    Signal(i32),
+}
+
+/// The steps, in the order in which they are done: the first four by the helper, the others by the process that becomes
+/// the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Spec and descriptors received and checked.
+    Spec,
+    /// Session, subreaper, signals and `/proc` of the helper.
+    Supervise,
+    /// `home` and `tmp`; umask 077.
+    Directories,
+    Fork,
+    /// Own session and process group.
+    Session,
+    /// Stdin, stdout and stderr put in place.
+    Stdio,
+    WorkingDirectory,
+    Limits,
+    NoNewPrivileges,
+    /// Dispositions and mask back to the default.
+    Signals,
+    /// Every other descriptor closed.
+    Descriptors,
+    /// The server dies with its helper.
+    ParentDeath,
+    Exec,
+}
+
+impl Step {
+    /// The name as the reports spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spec => "spec",
+            Self::Supervise => "supervise",
+            Self::Directories => "directories",
+            Self::Fork => "fork",
+            Self::Session => "session",
+            Self::Stdio => "stdio",
+            Self::WorkingDirectory => "working_directory",
+            Self::Limits => "limits",
+            Self::NoNewPrivileges => "no_new_privileges",
+            Self::Signals => "signals",
+            Self::Descriptors => "descriptors",
+            Self::ParentDeath => "parent_death",
+            Self::Exec => "exec",
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// From the runner to the helper. Closing the socket means `Kill`, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Command {
+    /// SIGTERM to the server's process group.
+    Terminate,
+    /// Kill the whole tree now.
+    Kill,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_spelling() {
+        let exit = Exit { ending: Ending::Signal(9), oom_hint: false, max_rss_kb: 1, cpu_ms: 2 };
+        let reports = [
+            (Report::Step { name: Step::NoNewPrivileges }, r#"{"report":"step","name":"no_new_privileges"}"#),
+            (
+                Report::Failed { step: Step::Exec, errno: Some(2), message: "m".into() },
+                r#"{"report":"failed","step":"exec","errno":2,"message":"m"}"#,
+            ),
+            (Report::Started { pid: 7 }, r#"{"report":"started","pid":7}"#),
+            (
+                Report::Exited(exit),
+                r#"{"report":"exited","ending":{"signal":9},"oom_hint":false,"max_rss_kb":1,"cpu_ms":2}"#,
+            ),
+            (Report::Stuck { processes: 3 }, r#"{"report":"stuck","processes":3}"#),
+            (Report::Gone, r#"{"report":"gone"}"#),
+        ];
+        for (report, json) in reports {
+            assert_eq!(serde_json::to_string(&report).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Report>(json).unwrap(), report);
+        }
+        assert_eq!(serde_json::to_string(&Command::Terminate).unwrap(), r#"{"command":"terminate"}"#);
+    }
+
+    #[test]
+    fn a_step_is_spelled_the_same_in_reports_and_messages() {
+        let last = Step::Exec;
+        for step in [Step::Spec, Step::WorkingDirectory, Step::NoNewPrivileges, Step::ParentDeath, last] {
+            assert_eq!(serde_json::to_value(step).unwrap(), step.as_str());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `POST …/rpc`: the path of every tool call. The answer's bytes go out as they came in.
+//!
+//! Invariant: dropping the request, or the stream, cancels the call at the server.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use wire::ErrorCode;
+use wire::runner::{Failure, RpcLine};
+
+use super::failure::{ApiError, parse};
+use super::{App, Key};
+use crate::events::line;
+use crate::mcp::Reply;
+use crate::mcp::handshake::error_message;
+use crate::service::ServiceHandle;
+use crate::service::door::{Ask, DoorError, deadline_in};
+
+/// Events of one call that wait for its caller to read; more are dropped, they are advice.
+const EVENTS: usize = 256;
+
+/// `wire::runner::Rpc`, borrowed from the request's body.
+#[derive(Deserialize)]
+struct Rpc<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    deadline_ms: u64,
+    #[serde(default)]
+    events: bool,
+}
+
+pub async fn call(State(app): State<Arc<App>>, Key(key): Key, body: Bytes) -> Result<Response, ApiError> {
+    let rpc: Rpc<'_> = parse(&body)?;
+    let service = app.table.find(&key).ok_or_else(ApiError::no_service)?;
+    if rpc.events {
+        drop(rpc);
+        return Ok(json_lines(Body::from_stream(with_events(service, body))));
+    }
+    let ask = Ask {
+        method: &rpc.method,
+        params: rpc.params.map(RawValue::get),
+        events: None,
+        deadline: deadline_in(rpc.deadline_ms),
+    };
+    let answer = service.bell.ask(ask).await;
+    Ok(json_lines(Body::from(last_line(answer))))
+}
+
+fn json_lines(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, DoorError>> + Send>>;
+
+fn with_events(
+    service: Arc<ServiceHandle>,
+    body: Bytes,
+) -> impl stream::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    let (sink, events) = mpsc::channel::<Bytes>(EVENTS);
+    let answer: Answer = Box::pin(async move {
+        // Parsed before; borrowed again, because the stream outlives the handler.
+        let rpc: Rpc<'_> = serde_json::from_slice(&body).expect("the handler has read it");
+        let params = rpc.params.map(RawValue::get);
+        let deadline = deadline_in(rpc.deadline_ms);
+        service.bell.ask(Ask { method: &rpc.method, params, events: Some(sink), deadline }).await
+    });
+    stream::unfold(Some((answer, events)), |running| async move {
+        let (mut answer, mut events) = running?;
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => Some((Ok(event_line(&event)), Some((answer, events)))),
+            answer = &mut answer => {
+                // Events that came with the answer belong before it.
+                let mut text = Vec::new();
+                while let Ok(event) = events.try_recv() {
+                    text.extend_from_slice(&event_line(&event));
+                }
+                text.extend_from_slice(&last_line(answer));
+                Some((Ok(Bytes::from(text)), None))
+            }
+        }
+    })
+}
+
+fn event_line(event: &[u8]) -> Bytes {
+    wrapped("{\"event\":", event)
+}
+
+fn last_line(answer: Result<Reply, DoorError>) -> Bytes {
+    let failure = match answer {
+        Ok(Reply::Result(result)) => return wrapped("{\"result\":", &result),
+        Ok(Reply::Error(error)) => Failure {
+            code: ErrorCode::McpError,
+            message: error_message(&error),
+            stderr: vec![],
+            rpc: serde_json::from_slice(&error).ok(),
+        },
+        Err(e) => Failure { code: e.code(), message: e.to_string(), stderr: e.stderr().to_vec(), rpc: None },
+    };
+    line(&RpcLine { error: Some(failure), ..RpcLine::default() })
+}
+
+/// `{"name":` + raw JSON + `}` and a line break; `raw` has none, as it came in one line.
+fn wrapped(open: &str, raw: &[u8]) -> Bytes {
+    let mut text = Vec::with_capacity(open.len() + raw.len() + 2);
+    text.extend_from_slice(open.as_bytes());
+    text.extend_from_slice(raw);
+    text.extend_from_slice(b"}\n");
+    Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_keeps_its_bytes_and_an_error_is_passed_on_whole() {
+        let odd = br#"{ "a" : 1.0e2 }"#;
+        let result = last_line(Ok(Reply::Result(Bytes::from_static(odd))));
+        assert_eq!(&result[..], b"{\"result\":{ \"a\" : 1.0e2 }}\n");
+        let read: RpcLine = serde_json::from_slice(&result).expect("a line");
+        assert_eq!(read.result.expect("result").get().as_bytes(), odd);
+        let error = br#"{"code":-32000, "message":"no","data":[1]}"#;
+        let line: RpcLine =
+            serde_json::from_slice(&last_line(Ok(Reply::Error(Bytes::from_static(error))))).expect("a line");
+        let failure = line.error.expect("error");
+        assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::McpError, "no"));
+        assert_eq!(failure.rpc.expect("whole").get().as_bytes(), error);
+    }
+}

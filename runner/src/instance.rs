@@ -1,0 +1,411 @@
+//! One process of a generation: jailed, greeted, listed; and ended with everything that it forked.
+//!
+//! Here: pipes, the jail's reports, the start as one future, the graceful stop. Not here: when to start or stop
+//! (see [`crate::service::state`]), what a call means.
+//! Invariant: an [`Instance`] whose `halt` has returned [`Ended::Confirmed`] has no process left; a dropped one is being
+//! killed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jail::{Exit, JailSpec, Jailed, Reading, Report};
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use wire::report::{Lists, Reason};
+use wire::{ErrorCode, Generation};
+
+use crate::diagnosis::{Failure, diagnose, ended};
+use crate::logs::{LINE_BYTES, LogRing, Stream, Voice};
+use crate::mcp::handshake::{self, Greeting};
+use crate::mcp::{self, Client, End, lists};
+
+/// After stdin is closed, and after SIGTERM.
+const GRACE_STDIN: Duration = Duration::from_secs(2);
+const GRACE_TERM: Duration = Duration::from_secs(3);
+/// From SIGKILL to the jail's word that nothing is left.
+const GRACE_KILL: Duration = Duration::from_secs(10);
+/// From the end of a server's output to the report of how it ended.
+const EXIT_REPORT: Duration = Duration::from_secs(1);
+
+/// What to start.
+pub struct Launch {
+    /// Our own executable, which has the jail role.
+    pub exe: PathBuf,
+    pub spec: JailSpec,
+    pub generation: Generation,
+    pub log: Arc<LogRing>,
+    pub limits: mcp::Limits,
+    /// From the spawn to the last page of the lists.
+    pub start_timeout: Duration,
+}
+
+/// A server that answered.
+pub struct Instance {
+    pub client: Client,
+    pub greeting: Greeting,
+    /// The server's process id.
+    pub pid: i32,
+    pub generation: Generation,
+    body: Body,
+}
+
+/// The process and the tasks around it, from the spawn on.
+struct Body {
+    orders: mpsc::Sender<Order>,
+    life: watch::Receiver<Life>,
+    end: watch::Receiver<Option<End>>,
+    changed: watch::Receiver<u64>,
+    voice: Arc<Voice>,
+    helper_pid: u32,
+    tmp: PathBuf,
+    /// Taken by whoever halts first; a second halt waits for the first.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    Terminate,
+    Kill,
+    /// The helper does not answer.
+    Force,
+}
+
+/// What the jail has reported.
+#[derive(Debug, Clone, Default)]
+struct Life {
+    pid: Option<i32>,
+    failed: Option<Report>,
+    exit: Option<Exit>,
+    /// The jail is over.
+    gone: bool,
+    /// It said itself that no process is left.
+    confirmed: bool,
+}
+
+/// What is known after an instance was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The jail said that the whole process tree is gone.
+    Confirmed,
+    /// The jail helper was killed itself, or could not say.
+    Unknown,
+}
+
+/// How an instance is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Close stdin, wait, TERM, wait, KILL.
+    Graceful,
+    Kill,
+}
+
+/// Starts, greets and lists. When it fails or is cancelled, nothing of it is left when this returns.
+pub async fn start(launch: Launch, cancel: &CancellationToken) -> Result<(Instance, Lists), Reason> {
+    let (generation, limit) = (launch.generation, launch.start_timeout);
+    let (body, client) = spawn(launch).await?;
+    let outcome = tokio::select! {
+        outcome = timeout(limit, meet(&body, &client, generation, limit)) => outcome
+            .unwrap_or(Err(Trouble::Silent)),
+        () = cancel.cancelled() => Err(Trouble::Cancelled),
+    };
+    match outcome {
+        Ok((greeting, lists)) => {
+            client.mark_ready();
+            let pid = body.life.borrow().pid.unwrap_or_default();
+            Ok((Instance { client, greeting, pid, generation, body }, lists))
+        }
+        Err(trouble) => {
+            let exit = body.exit_report(&trouble).await;
+            body.halt(&client, Manner::Kill).await;
+            Err(explain(trouble, exit.as_ref(), &body, limit))
+        }
+    }
+}
+
+/// Why [`meet`] gave up.
+enum Trouble {
+    Jail(Report),
+    Ended,
+    Silent,
+    Chatter,
+    Protocol(ErrorCode, String),
+    Cancelled,
+}
+
+async fn meet(
+    body: &Body,
+    client: &Client,
+    generation: Generation,
+    limit: Duration,
+) -> Result<(Greeting, Lists), Trouble> {
+    body.up().await?;
+    let (mut end, mut life) = (body.end.clone(), body.life.clone());
+    let talk = async {
+        let greeting = handshake::greet(client, limit).await.map_err(|e| (e.code(), e.to_string()))?;
+        let lists = lists::read_all(client, &greeting, generation, limit).await;
+        lists.map(|lists| (greeting, lists)).map_err(|e| (e.code(), e.to_string()))
+    };
+    let said = tokio::select! {
+        said = talk => said,
+        // It ended, but what it said before may still be on its way through the pipe: the connection decides.
+        _ = async {
+            // The sender lives as long as the warden; when it is gone, so is the process.
+            let _ = life.wait_for(|life| life.exit.is_some() || life.gone).await;
+            timeout(EXIT_REPORT, end.wait_for(Option::is_some)).await.is_ok()
+        } => return Err(body.ended_as()),
+    };
+    said.map_err(|(code, message)| match code {
+        ErrorCode::InstanceLost => body.ended_as(),
+        ErrorCode::StartTimeout => Trouble::Silent,
+        code => Trouble::Protocol(code, message),
+    })
+}
+
+fn explain(trouble: Trouble, exit: Option<&Exit>, body: &Body, limit: Duration) -> Reason {
+    let words = body.voice.last_words();
+    match trouble {
+        Trouble::Jail(report) => diagnose(&Failure::Jail(&report), words),
+        Trouble::Ended => diagnose(&Failure::Exited(exit), words),
+        Trouble::Silent => diagnose(&Failure::Silent { seconds: limit.as_secs() }, words),
+        Trouble::Chatter => diagnose(&Failure::Chatter, words),
+        Trouble::Protocol(code, message) => diagnose(&Failure::Protocol(code, message), words),
+        Trouble::Cancelled => superseded(),
+    }
+}
+
+/// The start was given up because nobody wants it any more.
+pub fn superseded() -> Reason {
+    Reason {
+        code: ErrorCode::Superseded,
+        message: "another generation was asked for".to_owned(),
+        stderr: vec![],
+    }
+}
+
+async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
+    let Launch { exe, spec, log, limits, .. } = launch;
+    let tmp = spec.tmp.clone();
+    let broken = |what: String| Reason { code: ErrorCode::JailFailed, message: what, stderr: vec![] };
+    let pipes = || -> std::io::Result<_> {
+        let (their_in, our_out) = std::io::pipe()?;
+        let (our_in, their_out) = std::io::pipe()?;
+        let (our_err, their_err) = std::io::pipe()?;
+        let stdio =
+            jail::Stdio { stdin: their_in.into(), stdout: their_out.into(), stderr: their_err.into() };
+        let writer = pipe::Sender::from_owned_fd(our_out.into())?;
+        let reader = pipe::Receiver::from_owned_fd(our_in.into())?;
+        Ok((stdio, writer, reader, pipe::Receiver::from_owned_fd(our_err.into())?))
+    };
+    let (stdio, writer, reader, errors) = pipes().map_err(|e| broken(format!("no pipes: {e}")))?;
+    // Starting a process blocks for as long as the kernel takes.
+    let jailed = tokio::task::spawn_blocking(move || jail::spawn(&exe, &spec, stdio))
+        .await
+        .map_err(|_| broken("the start of the jail helper panicked".to_owned()))?
+        .map_err(|e| broken(e.to_string()))?;
+    let helper_pid = jailed.helper_pid();
+    let voice = Arc::new(Voice::new(log));
+    let (tell_changed, changed) = watch::channel(0);
+    let (client, conn) = mcp::connect(reader, writer, limits, voice.clone(), tell_changed);
+    let (tell_end, end) = watch::channel(None);
+    let (tell_life, life) = watch::channel(Life::default());
+    let (orders, inbox) = mpsc::channel(8);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { drop(tell_end.send_replace(Some(conn.await))) });
+    tasks.spawn(read_errors(errors, voice.clone()));
+    let control = AsyncFd::new(jailed).map_err(|e| broken(format!("the jail's socket: {e}")))?;
+    tasks.spawn(watch_jail(control, inbox, tell_life));
+    Ok((Body { orders, life, end, changed, voice, helper_pid, tmp, tasks: Mutex::new(tasks) }, client))
+}
+
+impl Instance {
+    /// Ends it and the whole process tree.
+    pub async fn halt(&self, manner: Manner) -> Ended {
+        self.body.halt(&self.client, manner).await
+    }
+
+    /// Waits until the process or its connection has ended and says why.
+    pub async fn lost(&self) -> Reason {
+        let (mut life, mut end) = (self.body.life.clone(), self.body.end.clone());
+        tokio::select! {
+            _ = life.wait_for(|life| life.exit.is_some() || life.gone) => {}
+            _ = end.wait_for(Option::is_some) => {}
+        }
+        let exit = self.body.exit_report(&Trouble::Ended).await;
+        let how = match (&exit, end.borrow().as_ref()) {
+            (Some(exit), _) => ended(exit),
+            (None, Some(End::Stalled)) => "did not read its input for too long".to_owned(),
+            (None, Some(End::Broken(why))) => format!("broke its connection: {why}"),
+            (None, _) => "closed its output".to_owned(),
+        };
+        let stderr = self.body.voice.last_words();
+        Reason { code: ErrorCode::InstanceLost, message: format!("the server {how}"), stderr }
+    }
+
+    /// Counts `list_changed` notifications.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.body.changed.clone()
+    }
+
+    /// For [`jail::usage`].
+    pub fn helper_pid(&self) -> u32 {
+        self.body.helper_pid
+    }
+}
+
+impl Body {
+    /// Waits until the program was executed.
+    async fn up(&self) -> Result<(), Trouble> {
+        let mut life = self.life.clone();
+        let seen = life.wait_for(|life| life.pid.is_some() || life.failed.is_some() || life.gone).await;
+        match seen.ok().as_deref() {
+            Some(Life { failed: Some(report), .. }) => Err(Trouble::Jail(report.clone())),
+            Some(Life { pid: Some(_), .. }) => Ok(()),
+            _ => Err(Trouble::Jail(Report::Gone)),
+        }
+    }
+
+    fn ended_as(&self) -> Trouble {
+        match *self.end.borrow() {
+            Some(End::Chatter) => Trouble::Chatter,
+            Some(End::Stalled) => Trouble::Silent,
+            _ => Trouble::Ended,
+        }
+    }
+
+    /// How the process ended by itself, if it did; waits a moment for the report, which may come after the output's end.
+    async fn exit_report(&self, trouble: &Trouble) -> Option<Exit> {
+        let mut life = self.life.clone();
+        if matches!(trouble, Trouble::Ended) {
+            // Without a report we go on without one.
+            let _ = timeout(EXIT_REPORT, life.wait_for(|life| life.exit.is_some() || life.gone)).await;
+        }
+        life.borrow().exit.clone()
+    }
+
+    async fn halt(&self, client: &Client, manner: Manner) -> Ended {
+        let mut tasks = self.tasks.lock().await;
+        client.close();
+        if manner == Manner::Graceful
+            && !self.reached(|life| life.exit.is_some(), GRACE_STDIN).await
+            && self.order(Order::Terminate).await
+        {
+            self.reached(|life| life.exit.is_some(), GRACE_TERM).await;
+        }
+        self.order(Order::Kill).await;
+        if !self.reached(|life| life.gone, GRACE_KILL).await {
+            tracing::error!(
+                helper.pid = self.helper_pid,
+                "the jail helper does not end its tree; killing both"
+            );
+            self.order(Order::Force).await;
+            self.reached(|life| life.gone, GRACE_KILL).await;
+        }
+        // With the tree gone, both pipes end by themselves; their last bytes are the last words.
+        let finished = timeout(EXIT_REPORT, async { while tasks.join_next().await.is_some() {} }).await;
+        if finished.is_err() {
+            tasks.shutdown().await;
+        }
+        let tmp = self.tmp.clone();
+        // Best effort: what can not be removed now is removed at the next start of the runner.
+        let _ = tokio::task::spawn_blocking(move || crate::prepare::remove_tree(&tmp)).await;
+        if self.life.borrow().confirmed { Ended::Confirmed } else { Ended::Unknown }
+    }
+
+    /// False when nobody listens any more.
+    async fn order(&self, order: Order) -> bool {
+        self.orders.send(order).await.is_ok()
+    }
+
+    async fn reached(&self, what: impl Fn(&Life) -> bool, limit: Duration) -> bool {
+        let mut life = self.life.clone();
+        let what = |life: &Life| what(life) || life.gone;
+        // An error means that the warden ended; it says `gone` before.
+        timeout(limit, life.wait_for(what)).await.is_ok_and(|seen| seen.is_ok())
+    }
+}
+
+/// Owns the jail: turns its reports into [`Life`] and carries out orders, until nothing is left.
+async fn watch_jail(mut jail: AsyncFd<Jailed>, mut orders: mpsc::Receiver<Order>, life: watch::Sender<Life>) {
+    loop {
+        tokio::select! {
+            ready = jail.readable_mut() => {
+                let Ok(mut ready) = ready else { break };
+                match ready.get_inner_mut().try_read_report() {
+                    Ok(Reading::Report(report)) => {
+                        if note(report, &life) { break }
+                    }
+                    Ok(Reading::Empty) => ready.clear_ready(),
+                    Ok(Reading::Closed) | Err(_) => {
+                        tracing::warn!("a jail helper ended without saying that its tree is gone");
+                        break;
+                    }
+                }
+            }
+            order = orders.recv() => {
+                // A helper that can not be told is ending; its socket says so above.
+                let _ = match order {
+                    Some(Order::Terminate) => jail.get_ref().terminate(),
+                    Some(Order::Kill) => jail.get_ref().kill(),
+                    Some(Order::Force) => {
+                        let swept = jail.get_mut().force_kill().is_ok();
+                        life.send_modify(|life| life.confirmed = swept);
+                        break;
+                    }
+                    // The instance was dropped: so is the jail, which kills the tree.
+                    None => return,
+                };
+            }
+        }
+    }
+    let mut jail = jail.into_inner();
+    // Reaps the helper, so that no zombie stays.
+    let reaped = tokio::task::spawn_blocking(move || jail.wait(Duration::from_secs(5)).ok().flatten());
+    if !matches!(reaped.await, Ok(Some(_))) {
+        tracing::warn!("a jail helper did not end after its tree was gone");
+    }
+    life.send_modify(|life| life.gone = true);
+}
+
+/// True when it was the last report.
+fn note(report: Report, life: &watch::Sender<Life>) -> bool {
+    match report {
+        Report::Step { .. } => {}
+        Report::Started { pid } => life.send_modify(|life| life.pid = i32::try_from(pid).ok()),
+        failed @ Report::Failed { .. } => life.send_modify(|life| life.failed = Some(failed)),
+        Report::Exited(exit) => life.send_modify(|life| life.exit = Some(exit)),
+        Report::Stuck { processes } => {
+            tracing::warn!(processes, "processes of a service outlive SIGKILL; still trying");
+        }
+        Report::Gone => {
+            life.send_modify(|life| life.confirmed = true);
+            return true;
+        }
+    }
+    false
+}
+
+/// Lines of stderr into the log; a line without end is cut, so that it can not eat memory.
+async fn read_errors(mut errors: pipe::Receiver, voice: Arc<Voice>) {
+    let mut buffer = Vec::with_capacity(2 * LINE_BYTES);
+    loop {
+        match errors.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+        while let Some(at) = memchr::memchr(b'\n', &buffer) {
+            voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer[..at]));
+            buffer.drain(..=at);
+        }
+        if buffer.len() >= LINE_BYTES {
+            voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer));
+            buffer.clear();
+        }
+    }
+    voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer));
+}

@@ -1,0 +1,241 @@
+//! A service's log: the last lines it and its package manager wrote, clean enough for a terminal.
+//!
+//! Here: the ring, the cleaning, following. Not here: reading pipes (see [`crate::instance`]), HTTP.
+//! Invariant: a line holds no control character, no escape sequence and at most 4 KiB.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::broadcast;
+use wire::report::LogLine;
+
+/// Lines kept per service.
+pub const KEPT: usize = 1000;
+/// Bytes kept of one line.
+pub const LINE_BYTES: usize = 4096;
+/// Lines that a follower may be behind before it loses some.
+const FOLLOW_QUEUE: usize = 1024;
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stderr,
+    Stdout,
+    Install,
+    Runner,
+}
+
+impl Stream {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stderr => "stderr",
+            Self::Stdout => "stdout",
+            Self::Install => "install",
+            Self::Runner => "runner",
+        }
+    }
+}
+
+/// Shared by everything that writes for one service. Outlives its generations.
+pub struct LogRing {
+    kept: Mutex<Kept>,
+    follow: broadcast::Sender<Arc<LogLine>>,
+}
+
+struct Kept {
+    lines: VecDeque<Arc<LogLine>>,
+    next: u64,
+}
+
+impl Default for LogRing {
+    fn default() -> Self {
+        let kept = Kept { lines: VecDeque::new(), next: 1 };
+        Self { kept: Mutex::new(kept), follow: broadcast::Sender::new(FOLLOW_QUEUE) }
+    }
+}
+
+impl LogRing {
+    /// Adds `raw` as one line per line break; empty lines are left out.
+    pub fn push(&self, stream: Stream, raw: &str) {
+        for part in raw.split(['\n', '\r']) {
+            let text = clean(part);
+            if text.trim().is_empty() {
+                continue;
+            }
+            let mut kept = self.lock();
+            let line = LogLine { seq: kept.next, at_ms: now_ms(), stream: stream.as_str().to_owned(), text };
+            let line = Arc::new(line);
+            kept.next += 1;
+            if kept.lines.len() == KEPT {
+                kept.lines.pop_front();
+            }
+            kept.lines.push_back(line.clone());
+            // Sent under the lock, so that a follower sees the order of `seq`. Nobody following is no error.
+            let _ = self.follow.send(line);
+        }
+    }
+
+    /// The last `n` lines, oldest first.
+    pub fn tail(&self, n: usize) -> Vec<Arc<LogLine>> {
+        let kept = self.lock();
+        kept.lines.iter().skip(kept.lines.len().saturating_sub(n)).cloned().collect()
+    }
+
+    /// The last `n` lines and, without gap or overlap, those to come.
+    pub fn follow(&self, n: usize) -> (Vec<Arc<LogLine>>, broadcast::Receiver<Arc<LogLine>>) {
+        let kept = self.lock();
+        let past = kept.lines.iter().skip(kept.lines.len().saturating_sub(n)).cloned().collect();
+        (past, self.follow.subscribe())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// One instance's way into the log of its service; remembers its own last words, which say why it failed.
+pub struct Voice {
+    ring: Arc<LogRing>,
+    last: Mutex<VecDeque<String>>,
+}
+
+/// Lines that a failure quotes.
+const LAST_WORDS: usize = 20;
+
+impl Voice {
+    pub fn new(ring: Arc<LogRing>) -> Self {
+        Self { ring, last: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Logs `raw`, and remembers it when it is the instance's own output.
+    pub fn say(&self, stream: Stream, raw: &str) {
+        if matches!(stream, Stream::Stderr | Stream::Stdout) {
+            let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for text in raw.split(['\n', '\r']).map(clean).filter(|text| !text.trim().is_empty()) {
+                if last.len() == LAST_WORDS {
+                    last.pop_front();
+                }
+                last.push_back(text);
+            }
+        }
+        self.ring.push(stream, raw);
+    }
+
+    /// At most 20 lines.
+    pub fn last_words(&self) -> Vec<String> {
+        self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Removes escape sequences, control characters and the marks that reorder text; cuts at [`LINE_BYTES`].
+pub fn clean(raw: &str) -> String {
+    let mut text = String::with_capacity(raw.len().min(LINE_BYTES));
+    let mut chars = raw.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => skip_escape(&mut chars),
+            '\t' => text.push(' '),
+            // Bidirectional controls can make a line read as something else (Trojan Source).
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {}
+            c if c.is_control() => {}
+            c => text.push(c),
+        }
+        if text.len() >= LINE_BYTES {
+            while text.len() > LINE_BYTES - '…'.len_utf8() {
+                text.pop();
+            }
+            text.push('…');
+            break;
+        }
+    }
+    text
+}
+
+/// ECMA-48: CSI ends with `@`–`~`, string sequences (OSC, DCS, …) with BEL or ST, others take one character.
+fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    match chars.next() {
+        Some('[') => while chars.next().is_some_and(|c| !('\u{40}'..='\u{7e}').contains(&c)) {},
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(c) = chars.next() {
+                if c == '\u{7}' {
+                    break;
+                }
+                if c == '\u{1b}' {
+                    chars.next_if_eq(&'\\');
+                    break;
+                }
+            }
+        }
+        Some('(' | ')' | '#' | ' ') => {
+            chars.next();
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_controls_and_reordering_marks_are_removed() {
+        assert_eq!(clean("\u{1b}[31mred\u{1b}[0m"), "red");
+        assert_eq!(clean("\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!"), "link!");
+        assert_eq!(clean("a\0b\u{8}c\td\u{202e}e\u{9b}f"), "abc def");
+        assert_eq!(clean("\u{1b}(Bok"), "ok");
+        assert_eq!(clean("\u{1b}[31"), "");
+    }
+
+    #[test]
+    fn a_line_is_cut_at_a_character_and_says_so() {
+        let text = clean(&"é".repeat(5000));
+        assert!(text.len() <= LINE_BYTES && text.ends_with('…'));
+    }
+
+    #[test]
+    fn one_message_with_line_breaks_can_not_forge_a_line_of_another_stream() {
+        let ring = LogRing::default();
+        ring.push(Stream::Stderr, "one\r\ntwo\n\nthree");
+        let lines = ring.tail(10);
+        assert_eq!(
+            lines.iter().map(|l| (l.seq, l.text.as_str())).collect::<Vec<_>>(),
+            [(1, "one"), (2, "two"), (3, "three")]
+        );
+        assert!(lines.iter().all(|l| l.stream == "stderr"));
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest_and_a_follower_misses_nothing() {
+        let ring = LogRing::default();
+        for n in 0..KEPT + 5 {
+            ring.push(Stream::Install, &format!("line {n}"));
+        }
+        assert_eq!(ring.tail(usize::MAX).len(), KEPT);
+        let (past, mut follow) = ring.follow(2);
+        ring.push(Stream::Runner, "new");
+        assert_eq!(past.last().map(|l| l.seq), Some(1005));
+        assert_eq!(follow.try_recv().expect("follows").seq, 1006);
+    }
+
+    #[test]
+    fn an_instance_remembers_its_own_last_words_only() {
+        let ring = Arc::new(LogRing::default());
+        let (one, two) = (Voice::new(ring.clone()), Voice::new(ring.clone()));
+        for n in 0..30 {
+            one.say(Stream::Stderr, &format!("one {n}"));
+        }
+        two.say(Stream::Stdout, "two");
+        two.say(Stream::Runner, "ours");
+        assert_eq!(one.last_words().len(), LAST_WORDS);
+        assert_eq!(one.last_words().last().map(String::as_str), Some("one 29"));
+        assert_eq!(two.last_words(), ["two"]);
+        assert_eq!(ring.tail(100).len(), 32);
+    }
+}

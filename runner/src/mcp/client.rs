@@ -1,0 +1,300 @@
+//! How the rest of the runner asks a hosted server: calls with a place in the queue, and our own requests.
+//!
+//! Here: ids, the bound on calls in flight, cancelling by dropping. Not here: pipes and pending answers
+//! (the connection task of [`super::conn`] owns both).
+//! Invariant: every call that was taken is answered once, or its answer is dropped because nobody waits.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use wire::ErrorCode;
+
+use super::frame::{self, NotAnObject};
+
+/// Bytes of requests that may wait for a server that does not read.
+const QUEUED_BYTES: usize = 64 << 20;
+
+/// The `result` or `error` member of the server's response, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Result(Bytes),
+    Error(Bytes),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The connection closed before the request left: asking the next instance is safe.
+    #[error("the request was not sent")]
+    NotSent,
+    #[error("the server ended while the call was running")]
+    Lost,
+    #[error("the server's answer is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("too many calls of this service are waiting")]
+    Busy,
+    #[error(transparent)]
+    BadParams(#[from] NotAnObject),
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+}
+
+impl CallError {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotSent | Self::Lost => ErrorCode::InstanceLost,
+            Self::TooLarge(_) => ErrorCode::ResultTooLarge,
+            Self::Busy => ErrorCode::Busy,
+            Self::BadParams(_) => ErrorCode::InvalidArgs,
+            Self::Silent(_) => ErrorCode::CallTimeout,
+        }
+    }
+}
+
+/// Where the notifications of one call go: JSON texts of `{method, params}`.
+pub type EventSink = mpsc::Sender<Bytes>;
+
+/// What the connection task is told.
+pub(super) enum Order {
+    Send {
+        id: u64,
+        line: Vec<u8>,
+        waiter: Waiter,
+    },
+    Tell {
+        line: Vec<u8>,
+    },
+    /// Nobody waits any more; `reason` makes it known to the server.
+    Forget {
+        id: u64,
+        reason: Option<&'static str>,
+    },
+    Close,
+}
+
+/// Who gets the answer. Dropping it answers [`CallError::Lost`].
+pub(super) struct Waiter {
+    pub reply: oneshot::Sender<Result<Reply, CallError>>,
+    pub events: Option<Listener>,
+    /// Held until the answer, so that the queue is bounded from end to end.
+    pub place: Option<OwnedSemaphorePermit>,
+}
+
+pub(super) struct Listener {
+    pub sink: EventSink,
+    /// JSON of the caller's own progress token, when it sent one.
+    pub token: Option<String>,
+}
+
+/// A connection to one instance. Cheap to clone; the connection lives until [`Client::close`] or the server's end.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+pub(super) struct Shared {
+    /// Random, so that a server can not guess the id of a question it was not asked.
+    pub prefix: String,
+    next: AtomicU64,
+    orders: mpsc::UnboundedSender<Order>,
+    places: Arc<Semaphore>,
+    n_places: usize,
+    pub queued: AtomicUsize,
+    /// `_meta` members that the modern era requires of every request; empty in the legacy era.
+    required: OnceLock<Vec<(&'static str, String)>>,
+    born: Instant,
+    last_call_ms: AtomicU64,
+    /// When the server last said anything.
+    pub heard_ms: AtomicU64,
+    pub ready: AtomicBool,
+}
+
+impl Shared {
+    // The channel needs no bound of its own: calls are bounded by `places`, and our own requests
+    // are a handful per connection.
+    pub fn new(prefix: String, orders: mpsc::UnboundedSender<Order>, n_places: usize) -> Arc<Self> {
+        Arc::new(Self {
+            prefix,
+            next: AtomicU64::new(1),
+            orders,
+            places: Arc::new(Semaphore::new(n_places)),
+            n_places,
+            queued: AtomicUsize::new(0),
+            required: OnceLock::new(),
+            born: Instant::now(),
+            last_call_ms: AtomicU64::new(0),
+            heard_ms: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+        })
+    }
+
+    pub fn age_ms(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The number inside an id that we made (JSON text, with quotes).
+    pub fn number(&self, id: &str) -> Option<u64> {
+        let text = id.strip_prefix('"')?.strip_suffix('"')?.strip_prefix(self.prefix.as_str())?;
+        // Exactly as we write it: `+7` and `007` are ids that we never gave.
+        if text.starts_with('0') || !text.bytes().all(|b| b.is_ascii_digit()) {
+            None
+        } else {
+            text.parse().ok()
+        }
+    }
+
+    pub fn id(&self, number: u64) -> String {
+        format!("{}{number}", self.prefix)
+    }
+}
+
+impl Client {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// Puts a peer's request in the queue. `params` goes out as it is but for what the protocol needs in `_meta`.
+    pub fn call(
+        &self,
+        method: &str,
+        params: Option<&str>,
+        events: Option<EventSink>,
+    ) -> Result<InFlight, CallError> {
+        let place = self.0.places.clone().try_acquire_owned().map_err(|_| CallError::Busy)?;
+        if self.0.queued.load(Ordering::Relaxed) > QUEUED_BYTES {
+            return Err(CallError::Busy);
+        }
+        self.0.last_call_ms.store(self.0.age_ms(), Ordering::Relaxed);
+        self.send(method, params, events, Some(place))
+    }
+
+    /// Our own request, outside the bound on calls. Forgotten, not cancelled, when `limit` passes.
+    pub async fn ask(&self, method: &str, params: Option<&str>, limit: Duration) -> Result<Reply, CallError> {
+        let mut call = self.send(method, params, None, None)?;
+        call.cancel_reason = None;
+        match tokio::time::timeout(limit, call.answer()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::Silent(limit)),
+        }
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        params: Option<&str>,
+        events: Option<EventSink>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<InFlight, CallError> {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.0.id(number);
+        let required = self.0.required.get().map_or(&[][..], Vec::as_slice);
+        let out = frame::outgoing(params, events.is_some().then_some(id.as_str()), required)?;
+        let mut line = Vec::with_capacity(out.params.as_ref().map_or(0, |p| p.len()) + method.len() + 96);
+        frame::write_request(&mut line, &id, method, out.params.as_deref());
+        let (reply, answer) = oneshot::channel();
+        let events = events.map(|sink| Listener { sink, token: out.caller_token });
+        self.0.queued.fetch_add(line.len(), Ordering::Relaxed);
+        let waiter = Waiter { reply, events, place };
+        self.0.orders.send(Order::Send { id: number, line, waiter }).map_err(|_| CallError::NotSent)?;
+        let cancel_reason = Some("the caller went away");
+        Ok(InFlight { answer, number, done: false, cancel_reason, client: self.clone() })
+    }
+
+    /// Sends a notification.
+    pub fn tell(&self, method: &str, params: Option<&str>) {
+        let mut line = Vec::new();
+        frame::write_notification(&mut line, method, params);
+        self.0.queued.fetch_add(line.len(), Ordering::Relaxed);
+        // A closed connection has nobody to tell.
+        let _ = self.0.orders.send(Order::Tell { line });
+    }
+
+    /// Refuses further requests and, once what was taken has been written, closes the server's stdin.
+    pub fn close(&self) {
+        let _ = self.0.orders.send(Order::Close);
+    }
+
+    /// From now on each request carries these `_meta` members (name, JSON) unless the caller sent its own.
+    pub fn require_meta(&self, members: Vec<(&'static str, String)>) {
+        // Set once by the handshake; a second handshake on one connection does not happen.
+        let _ = self.0.required.set(members);
+    }
+
+    pub fn is_modern(&self) -> bool {
+        self.0.required.get().is_some()
+    }
+
+    /// The start is over: from now on, chatter on stdout is only logged.
+    pub fn mark_ready(&self) {
+        self.0.last_call_ms.store(self.0.age_ms(), Ordering::Relaxed);
+        self.0.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls of peers that have no answer yet.
+    pub fn in_flight(&self) -> usize {
+        self.0.n_places - self.0.places.available_permits()
+    }
+
+    /// Whether both lead to the same connection.
+    pub fn is(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// How long nobody has called; zero while a call runs.
+    pub fn unused_for(&self) -> Duration {
+        if self.in_flight() > 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.0.age_ms().saturating_sub(self.0.last_call_ms.load(Ordering::Relaxed)))
+    }
+
+    /// How long the server has said nothing.
+    pub fn silent_for(&self) -> Duration {
+        Duration::from_millis(self.0.age_ms().saturating_sub(self.0.heard_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Waits until no call is running or `limit` has passed.
+    pub async fn drained(&self, limit: Duration) {
+        let all = u32::try_from(self.0.n_places).unwrap_or(u32::MAX);
+        // Either way the caller goes on: what still runs then is answered with `instance_lost`.
+        let _ = tokio::time::timeout(limit, self.0.places.acquire_many(all)).await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn id_of(&self, number: u64) -> String {
+        self.0.id(number)
+    }
+}
+
+/// A request on its way. Dropping it before the answer cancels it at the server.
+pub struct InFlight {
+    answer: oneshot::Receiver<Result<Reply, CallError>>,
+    number: u64,
+    done: bool,
+    cancel_reason: Option<&'static str>,
+    client: Client,
+}
+
+impl InFlight {
+    /// The answer, once. Cancel-safe.
+    pub async fn answer(&mut self) -> Result<Reply, CallError> {
+        let answer = (&mut self.answer).await;
+        self.done = true;
+        answer.unwrap_or(Err(CallError::Lost))
+    }
+
+    /// Cancels with words that the server sees.
+    pub fn cancel(mut self, reason: &'static str) {
+        self.cancel_reason = Some(reason);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.done {
+            let order = Order::Forget { id: self.number, reason: self.cancel_reason };
+            // A connection that is gone has nothing to forget.
+            let _ = self.client.0.orders.send(order);
+        }
+    }
+}

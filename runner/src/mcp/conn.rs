@@ -1,0 +1,466 @@
+//! The connection task: the one owner of a server's stdin and stdout and of the answers that are awaited.
+//!
+//! Here: limits in bytes before lines, ids that count, notifications to their callers, the server's own
+//! requests. Not here: what a request means, when to restart.
+//! Invariant: whatever the server writes or refuses to read, only this connection suffers; when the task ends,
+//! every waiter is answered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::client::{CallError, Client, Order, Reply, Shared, Waiter};
+use super::frame::{self, Message};
+use crate::logs::{Stream, Voice};
+
+const READ_CHUNK: usize = 64 << 10;
+/// Stop taking requests while this much waits to be written.
+const WRITE_HIGH: usize = 1 << 20;
+/// Answers to the server's own requests stop at this much unwritten output.
+const REPLY_HIGH: usize = 4 << 20;
+/// Kept of both ends of a message that is too large, to find whose answer it was.
+const GIANT_HEAD: usize = 4096;
+const GIANT_TAIL: usize = 512;
+/// How long a server that closed its stdin may still answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of one message from the server.
+    pub message: usize,
+    /// Calls without an answer.
+    pub in_flight: usize,
+    /// How long the server may refuse to read.
+    pub write_stall: Duration,
+    /// Bytes and lines of other output on stdout before the first answer counts as "not MCP".
+    pub chatter_bytes: usize,
+    pub chatter_lines: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: 16 << 20,
+            in_flight: 1024,
+            write_stall: Duration::from_secs(30),
+            chatter_bytes: 64 << 10,
+            chatter_lines: 200,
+        }
+    }
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The server closed its stdout.
+    Eof,
+    Broken(String),
+    /// The server did not read its stdin for [`Limits::write_stall`].
+    Stalled,
+    /// Before it was ready, the server wrote more than the limit of things that are not MCP.
+    Chatter,
+}
+
+/// Makes a connection; nothing happens until the returned task runs. `changed` grows with each `list_changed`.
+pub fn connect<R, W>(
+    reader: R,
+    writer: W,
+    limits: Limits,
+    voice: Arc<Voice>,
+    changed: watch::Sender<u64>,
+) -> (Client, impl Future<Output = End> + Send)
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let (tell, orders) = mpsc::unbounded_channel();
+    let shared = Shared::new(random_prefix(), tell, limits.in_flight);
+    let conn = Conn {
+        shared: shared.clone(),
+        limits,
+        voice,
+        changed,
+        pending: HashMap::new(),
+        out: BytesMut::with_capacity(READ_CHUNK),
+        input: BytesMut::with_capacity(READ_CHUNK),
+        scanned: 0,
+        giant: None,
+        chatter: (0, 0),
+        strays: 0,
+    };
+    (Client::new(shared), conn.run(reader, writer, orders))
+}
+
+fn random_prefix() -> String {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    format!("cm-{}-", hex::encode(bytes))
+}
+
+struct Conn {
+    shared: Arc<Shared>,
+    limits: Limits,
+    voice: Arc<Voice>,
+    changed: watch::Sender<u64>,
+    pending: HashMap<u64, Waiter>,
+    out: BytesMut,
+    input: BytesMut,
+    /// Bytes of `input` that hold no line break.
+    scanned: usize,
+    /// Set while a message over the limit is being skipped.
+    giant: Option<Giant>,
+    chatter: (usize, usize),
+    strays: u64,
+}
+
+struct Giant {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Conn {
+    async fn run<R, W>(mut self, mut reader: R, writer: W, mut orders: mpsc::UnboundedReceiver<Order>) -> End
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut writer = Some(writer);
+        let mut moved = Instant::now();
+        let mut dying = None;
+        let end = loop {
+            if orders.is_closed() && self.out.is_empty() {
+                // Closing stdin is how a server is asked to end.
+                writer = None;
+            }
+            let writing = writer.is_some() && !self.out.is_empty();
+            tokio::select! {
+                order = orders.recv(), if !orders.is_closed() && self.out.len() < WRITE_HIGH => {
+                    if !writing { moved = Instant::now(); }
+                    self.take_orders(order, &mut orders);
+                }
+                read = reader.read_buf(&mut self.input) => match read {
+                    Ok(0) => break End::Eof,
+                    Ok(_) => if let Some(end) = self.take_input() { break end },
+                    Err(e) => break End::Broken(format!("reading its stdout: {e}")),
+                },
+                wrote = write_some(&mut writer, &self.out), if writing => match wrote {
+                    Ok(n) => { self.out.advance(n); moved = Instant::now(); }
+                    // It closed its stdin, so it is ending; answers may still be in the other pipe.
+                    Err(_) => {
+                        self.refuse_more(&mut orders);
+                        writer = None;
+                        dying = Some(Instant::now() + LAST_WORDS);
+                    }
+                },
+                () = tokio::time::sleep_until(dying.unwrap_or(moved)), if dying.is_some() => {
+                    break End::Broken("it closed its stdin".to_owned());
+                }
+                () = tokio::time::sleep_until(moved + self.limits.write_stall), if writing => break End::Stalled,
+            }
+        };
+        self.refuse_more(&mut orders);
+        end
+    }
+
+    /// Takes what is waiting, so that many requests leave in one write.
+    fn take_orders(&mut self, first: Option<Order>, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        let mut next = first;
+        while let Some(order) = next {
+            match order {
+                Order::Send { id, line, waiter } => {
+                    self.write(&line);
+                    self.pending.insert(id, waiter);
+                }
+                Order::Tell { line } => self.write(&line),
+                Order::Forget { id, reason } => self.forget(id, reason),
+                Order::Close => return self.refuse_more(orders),
+            }
+            if self.out.len() >= WRITE_HIGH {
+                return;
+            }
+            next = orders.try_recv().ok();
+        }
+    }
+
+    /// Closes the queue; what waits in it was never sent and is told so.
+    fn refuse_more(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        orders.close();
+        while let Ok(order) = orders.try_recv() {
+            match order {
+                // A receiver that is gone does not want the answer.
+                Order::Send { waiter, .. } => drop(waiter.reply.send(Err(CallError::NotSent))),
+                Order::Forget { id, reason } => self.forget(id, reason),
+                Order::Tell { .. } | Order::Close => {}
+            }
+        }
+    }
+
+    fn write(&mut self, line: &[u8]) {
+        self.out.extend_from_slice(line);
+        self.shared.queued.fetch_sub(line.len(), Ordering::Relaxed);
+    }
+
+    fn forget(&mut self, id: u64, reason: Option<&'static str>) {
+        // Already answered: then there is nothing to cancel.
+        if self.pending.remove(&id).is_none() {
+            return;
+        }
+        if let Some(reason) = reason {
+            let params =
+                format!(r#"{{"requestId":"{}","reason":{}}}"#, self.shared.id(id), frame::quote(reason));
+            let mut line = Vec::new();
+            frame::write_notification(&mut line, "notifications/cancelled", Some(&params));
+            self.out.extend_from_slice(&line);
+        }
+    }
+
+    fn take_input(&mut self) -> Option<End> {
+        self.shared.heard_ms.store(self.shared.age_ms(), Ordering::Relaxed);
+        loop {
+            let found = memchr::memchr(b'\n', &self.input[self.scanned..]);
+            match (found, self.giant.take()) {
+                (Some(at), None) => {
+                    let line = self.input.split_to(self.scanned + at + 1).freeze();
+                    self.scanned = 0;
+                    if line.len() > self.limits.message {
+                        self.end_giant(Giant { head: head_of(&line), tail: tail_of(&line) });
+                    } else if let Some(end) = self.line(line) {
+                        return Some(end);
+                    }
+                }
+                (Some(at), Some(mut giant)) => {
+                    giant.take(&self.input.split_to(at + 1));
+                    self.end_giant(giant);
+                    self.scanned = 0;
+                }
+                (None, Some(mut giant)) => {
+                    giant.take(&self.input);
+                    self.input.clear();
+                    self.giant = Some(giant);
+                    break;
+                }
+                (None, None) => {
+                    self.scanned = self.input.len();
+                    if self.scanned > self.limits.message {
+                        self.giant = Some(Giant { head: head_of(&self.input), tail: tail_of(&self.input) });
+                        // A new buffer: the old one has grown to the limit.
+                        self.input = BytesMut::with_capacity(READ_CHUNK);
+                        self.scanned = 0;
+                    }
+                    break;
+                }
+            }
+        }
+        self.input.reserve(READ_CHUNK);
+        None
+    }
+
+    fn line(&mut self, line: Bytes) -> Option<End> {
+        let text = line.trim_ascii();
+        let known = match text.first() {
+            None => return None,
+            Some(b'{') => self.message(&line, text),
+            Some(b'[') => self.batch(&line, text),
+            Some(_) => false,
+        };
+        if known { None } else { self.other_output(text) }
+    }
+
+    fn batch(&mut self, line: &Bytes, text: &[u8]) -> bool {
+        let Some(parts) = frame::read_batch(text) else { return false };
+        parts.iter().fold(false, |known, part| self.message(line, part.get().as_bytes()) || known)
+    }
+
+    /// False when it is not JSON-RPC.
+    fn message(&mut self, line: &Bytes, text: &[u8]) -> bool {
+        match frame::read(text) {
+            None => return false,
+            Some(Message::Result { id, result }) => {
+                self.answer(id, Ok(Reply::Result(line.slice_ref(result.get().as_bytes()))));
+            }
+            Some(Message::Error { id, error }) => {
+                self.answer(id, Ok(Reply::Error(line.slice_ref(error.get().as_bytes()))));
+            }
+            Some(Message::Request { id, method }) => self.serve(id, &method),
+            Some(Message::Notification { method, params }) => self.notification(&method, params),
+        }
+        true
+    }
+
+    fn answer(&mut self, id: &RawValue, answer: Result<Reply, CallError>) {
+        let waiter = self.shared.number(id.get()).and_then(|number| self.pending.remove(&number));
+        match waiter {
+            // The caller may have gone in this moment; its cancellation then finds nothing to cancel.
+            Some(waiter) => drop(waiter.reply.send(answer)),
+            None => {
+                self.strays += 1;
+                metrics::counter!("claudemesh_runner_stray_answers_total").increment(1);
+                if self.strays == 1 {
+                    self.voice.say(
+                        Stream::Runner,
+                        "the server answered an id that is not pending; dropped (said once)",
+                    );
+                }
+            }
+        }
+    }
+
+    /// The server's own requests. We offer no capability, so only what every peer must answer gets an answer.
+    fn serve(&mut self, id: &RawValue, method: &str) {
+        if self.out.len() > REPLY_HIGH || id.get().len() > 256 {
+            return;
+        }
+        let body = match method {
+            "ping" => "\"result\":{}",
+            "roots/list" => "\"result\":{\"roots\":[]}",
+            _ => "\"error\":{\"code\":-32601,\"message\":\"this host does not offer that\"}",
+        };
+        let mut line = Vec::new();
+        frame::write_answer(&mut line, id, body);
+        self.out.extend_from_slice(&line);
+    }
+
+    fn notification(&mut self, method: &str, params: Option<&RawValue>) {
+        match method {
+            "notifications/progress" => self.progress(params),
+            "notifications/message" => self.log_message(params),
+            "notifications/tools/list_changed"
+            | "notifications/prompts/list_changed"
+            | "notifications/resources/list_changed" => self.changed.send_modify(|n| *n += 1),
+            _ => {}
+        }
+    }
+
+    /// To the caller whose token it names, under the token that this caller chose.
+    fn progress(&mut self, params: Option<&RawValue>) {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Token<'a> {
+            #[serde(borrow)]
+            progress_token: &'a RawValue,
+        }
+        let Some(params) = params else { return };
+        let Ok(Token { progress_token }) = serde_json::from_str(params.get()) else { return };
+        let number = self.shared.number(progress_token.get());
+        let Some(listener) = number.and_then(|n| self.pending.get(&n)).and_then(|w| w.events.as_ref()) else {
+            return;
+        };
+        let Some(token) = &listener.token else { return };
+        if let Some(params) = frame::with_token(params, token) {
+            // Progress is advice: a caller that does not read fast enough misses some.
+            let _ = listener.sink.try_send(event("notifications/progress", &params));
+        }
+    }
+
+    /// Into the log. A caller sees it only while its call is the only one: whose message it is can not be told
+    /// otherwise, and one member's call must not show up in another's.
+    fn log_message(&mut self, params: Option<&RawValue>) {
+        let Some(params) = params else { return };
+        self.voice.say(Stream::Runner, &log_text(params));
+        let mut calls = self.pending.values().filter(|w| w.place.is_some());
+        if let (Some(only), None) = (calls.next(), calls.next())
+            && let Some(listener) = &only.events
+        {
+            // As for progress: losing one is better than waiting.
+            let _ = listener.sink.try_send(event("notifications/message", params.get()));
+        }
+    }
+
+    fn other_output(&mut self, text: &[u8]) -> Option<End> {
+        let shown = &text[..text.len().min(crate::logs::LINE_BYTES * 2)];
+        self.voice.say(Stream::Stdout, &String::from_utf8_lossy(shown));
+        if self.shared.ready.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.chatter = (self.chatter.0 + text.len(), self.chatter.1 + 1);
+        let (bytes, lines) = self.chatter;
+        (bytes > self.limits.chatter_bytes || lines > self.limits.chatter_lines).then_some(End::Chatter)
+    }
+
+    fn end_giant(&mut self, giant: Giant) {
+        self.voice.say(
+            Stream::Runner,
+            &format!("the server sent a message of more than {} bytes; dropped", self.limits.message),
+        );
+        // TypeScript servers write the id last, others first.
+        let number = giant.find_id(&self.shared.prefix);
+        if let Some(waiter) = number.and_then(|n| self.pending.remove(&n)) {
+            let _ = waiter.reply.send(Err(CallError::TooLarge(self.limits.message)));
+        }
+    }
+}
+
+impl Giant {
+    fn take(&mut self, more: &[u8]) {
+        self.tail.extend_from_slice(&more[more.len().saturating_sub(GIANT_TAIL)..]);
+        let surplus = self.tail.len().saturating_sub(GIANT_TAIL);
+        self.tail.drain(..surplus);
+    }
+
+    /// The number of our id in a member `"id"` near either end. The tail is searched backwards: an id quoted
+    /// inside the result comes before the real one.
+    fn find_id(&self, prefix: &str) -> Option<u64> {
+        let number = |after: &[u8]| -> Option<u64> {
+            let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
+            std::str::from_utf8(&after[..digits]).ok()?.parse().ok()
+        };
+        [format!("\"id\":\"{prefix}"), format!("\"id\": \"{prefix}")].iter().find_map(|mark| {
+            let mark = mark.as_bytes();
+            let last = memchr::memmem::rfind(&self.tail, mark).map(|at| &self.tail[at + mark.len()..]);
+            let first = || memchr::memmem::find(&self.head, mark).map(|at| &self.head[at + mark.len()..]);
+            number(last.or_else(first)?)
+        })
+    }
+}
+
+fn head_of(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len().min(GIANT_HEAD)].to_vec()
+}
+
+fn tail_of(bytes: &[u8]) -> Vec<u8> {
+    bytes[bytes.len().saturating_sub(GIANT_TAIL)..].to_vec()
+}
+
+fn event(method: &str, params: &str) -> Bytes {
+    Bytes::from(format!(r#"{{"method":"{method}","params":{params}}}"#))
+}
+
+/// `level logger: data`, for people.
+fn log_text(params: &RawValue) -> String {
+    #[derive(serde::Deserialize, Default)]
+    struct Entry<'a> {
+        #[serde(default)]
+        level: Option<String>,
+        #[serde(default)]
+        logger: Option<String>,
+        #[serde(borrow, default)]
+        data: Option<&'a RawValue>,
+    }
+    let entry: Entry<'_> = serde_json::from_str(params.get()).unwrap_or_default();
+    let data = entry.data.map_or("", RawValue::get);
+    let data = serde_json::from_str::<String>(data).unwrap_or_else(|_| data.to_owned());
+    let logger = entry.logger.map(|name| format!(" {name}")).unwrap_or_default();
+    format!("[{}{logger}] {data}", entry.level.as_deref().unwrap_or("log"))
+}
+
+async fn write_some<W: AsyncWrite + Unpin>(writer: &mut Option<W>, bytes: &[u8]) -> std::io::Result<usize> {
+    match writer {
+        Some(writer) => match writer.write(bytes).await? {
+            0 => Err(std::io::ErrorKind::WriteZero.into()),
+            n => Ok(n),
+        },
+        // Not reached: the branch is enabled only while there is a writer.
+        None => Ok(0),
+    }
+}
+
+#[cfg(test)]
+#[path = "conn_tests.rs"]
+mod tests;

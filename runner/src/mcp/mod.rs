@@ -1,0 +1,14 @@
+//! The MCP client of one hosted server, over its stdin and stdout.
+//!
+//! Here: [`frame`] (bytes), [`client`] (how the rest of the runner asks), [`conn`] (the task that owns the
+//! pipes), [`handshake`] (both eras), [`lists`] (all pages). Not here: processes, restarts, HTTP.
+//! Invariant: what is not understood passes through; only ids that are pending count.
+
+pub mod client;
+pub mod conn;
+pub mod frame;
+pub mod handshake;
+pub mod lists;
+
+pub use client::{CallError, Client, Reply};
+pub use conn::{End, Limits, connect};

@@ -1,0 +1,486 @@
+//! Git repositories through libgit2: reference to commit, a shallow fetch, and a checkout that runs nothing.
+//!
+//! Here: what a URL, reference and folder may be, credentials, limits. Not here: what is built from the checkout.
+//! Invariant: no git program, hook, filter or submodule is ever run or fetched; the token reaches one host only.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use git2::{
+    AutotagOption, Cred, Direction, ErrorClass, FetchOptions, ObjectType, Oid, ProxyOptions, RemoteCallbacks,
+    Repository, RepositoryInitOptions,
+};
+use wire::{ErrorCode, Secret};
+
+use super::ProgressSink;
+use super::error::{Doing, PrepareError};
+use super::store::Staging;
+use super::tree::Limits;
+use super::unpack::{Unpack, rejected};
+
+/// A checked address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GitSource {
+    pub(crate) url: String,
+    pub(crate) reference: Option<String>,
+    pub(crate) subdir: Option<String>,
+}
+
+impl GitSource {
+    pub(crate) fn parse(
+        url: &str,
+        reference: Option<&str>,
+        subdir: Option<&str>,
+        schemes: &[String],
+    ) -> Result<Self, PrepareError> {
+        check_url(url, schemes)?;
+        if let Some(reference) = reference {
+            check_reference(reference)?;
+        }
+        let subdir = subdir.map(|dir| dir.trim_matches('/')).filter(|dir| !dir.is_empty() && *dir != ".");
+        if let Some(dir) = subdir {
+            check_subdir(dir)?;
+        }
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Ok(Self { url: url.to_owned(), reference: owned(reference), subdir: owned(subdir) })
+    }
+}
+
+/// Host (with port) of a URL; also tells whether a redirect still leads to the host that the token is for.
+fn authority(url: &str) -> Option<&str> {
+    url.split_once("://")?.1.split('/').next()
+}
+
+fn check_url(url: &str, schemes: &[String]) -> Result<(), PrepareError> {
+    let allowed = schemes.iter().map(|s| format!("{s}://")).collect::<Vec<_>>().join(" and ");
+    let refused = |why: &str| Err(PrepareError::refused(format!("the git URL is not used: {why}")));
+    if url.len() > 2000 || url.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
+        return refused("it has characters that no URL has");
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return refused(&format!("only {allowed} URLs are fetched"));
+    };
+    if !schemes.iter().any(|s| s == scheme) {
+        return refused(&format!("only {allowed} URLs are fetched"));
+    }
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if host.contains('@') {
+        return refused("it has a user or password in it; give the token with `--git-token-file PATH`");
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".-:[]_".contains(c);
+    if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) || path.is_empty() {
+        return refused("it must be like https://host/owner/repository");
+    }
+    if path.starts_with('-') || path.contains(['?', '#']) {
+        return refused("its path starts with `-`, or has a `?` or `#`; give the branch with `--ref`");
+    }
+    Ok(())
+}
+
+fn check_reference(reference: &str) -> Result<(), PrepareError> {
+    let bad = reference.is_empty()
+        || reference.len() > 250
+        || reference.starts_with(['-', '/', '+', '.'])
+        || reference.contains("..")
+        || reference.contains("@{")
+        || reference.chars().any(|c| c.is_control() || c.is_whitespace() || "\\^~:?*[".contains(c));
+    if bad {
+        let message = "the git reference is not used: name a branch, a tag or a commit id";
+        return Err(PrepareError::refused(message));
+    }
+    Ok(())
+}
+
+fn check_subdir(dir: &str) -> Result<(), PrepareError> {
+    let bad = dir.len() > 500
+        || dir.chars().any(|c| c.is_control() || c == '\\')
+        || dir.split('/').any(|part| matches!(part, "" | "." | "..") || part.starts_with('-'));
+    if bad {
+        return Err(PrepareError::refused(
+            "the folder is not used: `--subdir` is a plain path inside the repository",
+        ));
+    }
+    Ok(())
+}
+
+/// One fetch, shared with the thread that does it.
+pub(crate) struct Job {
+    pub(crate) source: GitSource,
+    pub(crate) token: Option<Secret>,
+    pub(crate) progress: ProgressSink,
+    /// Most bytes that may come over the network.
+    pub(crate) max_fetch: u64,
+    pub(crate) checkout: Limits,
+    /// Held by the thread too: an abandoned fetch must not write into a directory that is gone.
+    pub(crate) staging: Arc<Staging>,
+    cancelled: AtomicBool,
+    trouble: AtomicU8,
+}
+
+/// Why our own callbacks stopped libgit2, which reports only that they did.
+const NONE: u8 = 0;
+const WANTS_TOKEN: u8 = 1;
+const REFUSES_TOKEN: u8 = 2;
+const TOO_LARGE: u8 = 3;
+
+impl Job {
+    pub(crate) fn new(
+        source: GitSource,
+        token: Option<&Secret>,
+        progress: ProgressSink,
+        limits: (u64, Limits),
+        staging: Arc<Staging>,
+    ) -> Self {
+        let (max_fetch, checkout) = limits;
+        let (cancelled, trouble) = (AtomicBool::new(false), AtomicU8::new(NONE));
+        Self { source, token: token.cloned(), progress, max_fetch, checkout, staging, cancelled, trouble }
+    }
+}
+
+/// Tells the thread to stop, when nobody waits for it any more.
+struct CancelOnDrop(Arc<Job>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `work` on a thread that may block, within the time limit.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    job: Arc<Job>,
+    limit: Duration,
+    work: impl FnOnce(&Job) -> Result<T, PrepareError> + Send + 'static,
+) -> Result<T, PrepareError> {
+    let _cancel = CancelOnDrop(Arc::clone(&job));
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(move || work(&job))).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(PrepareError::lost("fetching the repository")),
+        Err(_) => {
+            let message = format!("fetching the repository was stopped after {} s", limit.as_secs());
+            Err(PrepareError::new(ErrorCode::InstallTimeout, message))
+        }
+    }
+}
+
+/// The full commit id that the reference means now.
+pub(crate) fn resolve(job: &Job) -> Result<String, PrepareError> {
+    let wanted = job.source.reference.as_deref();
+    (job.progress)("fetch", &format!("looking up {} of {}", wanted.unwrap_or("HEAD"), job.source.url));
+    let heads = list(job)?;
+    if let Some(commit) = pick(&heads, wanted) {
+        return Ok(commit);
+    }
+    // An abbreviated id that is no tip: only the whole history can tell.
+    let wanted = wanted.unwrap_or("HEAD");
+    let is_abbreviated = (7..40).contains(&wanted.len()) && wanted.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_abbreviated {
+        return Err(no_such_ref(wanted));
+    }
+    let repo = repository(job)?;
+    fetch_refs(job, &repo, EVERYTHING, 0)?;
+    let found = repo.find_commit_by_prefix(wanted).map(|commit| commit.id().to_string());
+    found.map_err(|_| no_such_ref(wanted))
+}
+
+const EVERYTHING: &[&str] = &["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+
+fn no_such_ref(wanted: &str) -> PrepareError {
+    PrepareError::new(
+        ErrorCode::RefNotFound,
+        format!("the repository has no branch, tag or commit `{wanted}`; check `--ref`"),
+    )
+}
+
+/// Every reference that the server offers.
+fn list(job: &Job) -> Result<Vec<(String, String)>, PrepareError> {
+    let mut remote = git2::Remote::create_detached(job.source.url.as_str()).map_err(|e| explain(job, &e))?;
+    let mut proxy = ProxyOptions::new();
+    proxy.auto();
+    let connection = remote
+        .connect_auth(Direction::Fetch, Some(callbacks(job)), Some(proxy))
+        .map_err(|e| explain(job, &e))?;
+    let heads = connection.list().map_err(|e| explain(job, &e))?;
+    Ok(heads.iter().map(|head| (head.name().to_owned(), head.oid().to_string())).collect())
+}
+
+/// Branch before tag, as `git clone --branch` does; a tag means the commit that it points to.
+fn pick(heads: &[(String, String)], wanted: Option<&str>) -> Option<String> {
+    let find = |name: &str| heads.iter().find(|(n, _)| n == name).map(|(_, id)| id.clone());
+    let Some(wanted) = wanted else { return find("HEAD") };
+    let named = [
+        format!("refs/heads/{wanted}"),
+        format!("refs/tags/{wanted}^{{}}"),
+        format!("refs/tags/{wanted}"),
+        format!("{wanted}^{{}}"),
+    ];
+    let by_name = named.iter().find_map(|name| find(name));
+    by_name.or_else(|| wanted.starts_with("refs/").then(|| find(wanted)).flatten()).or_else(|| {
+        let lower = wanted.to_ascii_lowercase();
+        let is_full = lower.len() == 40 && lower.bytes().all(|b| b.is_ascii_hexdigit());
+        is_full.then_some(lower)
+    })
+}
+
+fn repository(job: &Job) -> Result<Repository, PrepareError> {
+    let dir = job.staging.path().join("repo.git");
+    let mut options = RepositoryInitOptions::new();
+    options.bare(true).external_template(false);
+    let open = if dir.exists() { Repository::open_bare(&dir) } else { Repository::init_opts(&dir, &options) };
+    open.map_err(|e| explain(job, &e))
+}
+
+fn fetch_refs(job: &Job, repo: &Repository, refs: &[&str], depth: i32) -> Result<(), PrepareError> {
+    let mut remote = repo.remote_anonymous(&job.source.url).map_err(|e| explain(job, &e))?;
+    let mut proxy = ProxyOptions::new();
+    proxy.auto();
+    let mut options = FetchOptions::new();
+    options
+        .remote_callbacks(callbacks(job))
+        .proxy_options(proxy)
+        .download_tags(AutotagOption::None)
+        .depth(depth);
+    remote.fetch(refs, Some(&mut options), None).map_err(|e| explain(job, &e))
+}
+
+/// Fetches the commit, alone when the server allows it, and writes its files to `into`.
+pub(crate) fn checkout(job: &Job, commit: &str, into: &Path) -> Result<(), PrepareError> {
+    let repo = repository(job)?;
+    let id = Oid::from_str(commit).map_err(|_| no_such_ref(commit))?;
+    let has = |repo: &Repository| repo.find_commit(id).is_ok();
+    if !has(&repo) {
+        (job.progress)("fetch", &format!("fetching commit {commit}"));
+        let named = job.source.reference.as_deref().filter(|r| !r.eq_ignore_ascii_case(commit));
+        let first = match named {
+            Some(name) if name.starts_with("refs/") => vec![format!("+{name}:refs/fetched")],
+            Some(name) => vec![
+                format!("+refs/heads/{name}:refs/fetched"),
+                format!("+refs/tags/{name}:refs/fetched-tag"),
+            ],
+            None => vec![format!("+{commit}:refs/fetched")],
+        };
+        let first: Vec<&str> = first.iter().map(String::as_str).collect();
+        // Not every server serves single commits or shallow histories; then everything is fetched.
+        let shallow = fetch_refs(job, &repo, &first, 1);
+        if job.trouble.load(Ordering::Relaxed) != NONE || job.cancelled.load(Ordering::Relaxed) {
+            shallow?;
+        }
+        if !has(&repo) {
+            fetch_refs(job, &repo, EVERYTHING, 0)?;
+        }
+    }
+    let commit = repo.find_commit(id).map_err(|_| no_such_ref(commit))?;
+    let tree = commit.tree().map_err(|e| explain(job, &e))?;
+    let mut out = Unpack::into(into, job.checkout)?;
+    write_tree(job, &repo, &tree, "", &mut out)?;
+    out.finish()
+}
+
+fn write_tree(
+    job: &Job,
+    repo: &Repository,
+    tree: &git2::Tree<'_>,
+    prefix: &str,
+    out: &mut Unpack,
+) -> Result<(), PrepareError> {
+    for entry in tree.iter() {
+        if job.cancelled.load(Ordering::Relaxed) {
+            return Err(PrepareError::lost("the checkout"));
+        }
+        let name = std::str::from_utf8(entry.name_bytes())
+            .map_err(|_| rejected("a file name is not UTF-8".into()))?;
+        if name.contains('/') || matches!(name.to_ascii_lowercase().as_str(), ".git" | "git~1" | "." | "..") {
+            return Err(rejected(format!("an entry is called `{}`", name.escape_debug())));
+        }
+        let path = format!("{prefix}{name}");
+        match entry.kind() {
+            Some(ObjectType::Tree) => {
+                out.dir(&path)?;
+                let tree = repo.find_tree(entry.id()).map_err(|e| explain(job, &e))?;
+                write_tree(job, repo, &tree, &format!("{path}/"), out)?;
+            }
+            Some(ObjectType::Blob) => {
+                let blob = repo.find_blob(entry.id()).map_err(|e| explain(job, &e))?;
+                match entry.filemode() {
+                    0o120_000 => {
+                        let target = std::str::from_utf8(blob.content())
+                            .map_err(|_| rejected(format!("the link `{path}` has no readable target")))?;
+                        out.link(&path, target)?;
+                    }
+                    mode => out.file(&path, mode & 0o111 != 0, &mut blob.content())?,
+                }
+            }
+            Some(ObjectType::Commit) => {
+                (job.progress)(
+                    "fetch",
+                    &format!("submodule `{path}` is not fetched; its folder stays empty"),
+                );
+                out.dir(&path)?;
+            }
+            _ => return Err(rejected(format!("`{path}` is of a kind that a tree can not have"))),
+        }
+    }
+    Ok(())
+}
+
+/// The project folder of a checkout.
+pub(crate) fn project_dir(checkout: &Path, subdir: Option<&str>) -> Result<PathBuf, PrepareError> {
+    let Some(subdir) = subdir else { return Ok(checkout.to_owned()) };
+    let root = checkout.canonicalize().doing("reading the checkout")?;
+    let dir = root.join(subdir).canonicalize().ok().filter(|dir| dir.starts_with(&root) && dir.is_dir());
+    dir.and_then(|dir| Some(checkout.join(dir.strip_prefix(&root).ok()?))).ok_or_else(|| {
+        let message = format!("the repository has no folder `{subdir}`; check `--subdir`");
+        PrepareError::new(ErrorCode::SubdirNotFound, message)
+    })
+}
+
+fn callbacks(job: &Job) -> RemoteCallbacks<'_> {
+    let mut callbacks = RemoteCallbacks::new();
+    let mut tried = false;
+    callbacks.credentials(move |url, _, _| {
+        let same_host = authority(url).is_some_and(|host| Some(host) == authority(&job.source.url));
+        let token = job.token.as_ref().filter(|_| same_host);
+        match token {
+            Some(token) if !std::mem::replace(&mut tried, true) => {
+                Cred::userpass_plaintext("x-access-token", token.expose())
+            }
+            Some(_) => Err(stop(job, REFUSES_TOKEN)),
+            None => Err(stop(job, WANTS_TOKEN)),
+        }
+    });
+    let mut shown = Instant::now();
+    callbacks.transfer_progress(move |progress| {
+        let bytes = progress.received_bytes() as u64;
+        if bytes > job.max_fetch {
+            job.trouble.store(TOO_LARGE, Ordering::Relaxed);
+            return false;
+        }
+        if shown.elapsed() > Duration::from_millis(500) {
+            shown = Instant::now();
+            let (have, all) = (progress.received_objects(), progress.total_objects());
+            (job.progress)("fetch", &format!("{have} of {all} objects, {} KiB", bytes >> 10));
+        }
+        !job.cancelled.load(Ordering::Relaxed)
+    });
+    callbacks.sideband_progress(move |_| !job.cancelled.load(Ordering::Relaxed));
+    callbacks
+}
+
+fn stop(job: &Job, trouble: u8) -> git2::Error {
+    job.trouble.store(trouble, Ordering::Relaxed);
+    git2::Error::from_str("stopped")
+}
+
+/// Our own reason first; then what libgit2 says.
+fn explain(job: &Job, error: &git2::Error) -> PrepareError {
+    let url = &job.source.url;
+    let text = error.message();
+    let denied = |message: String| PrepareError::new(ErrorCode::SourceDenied, message);
+    match job.trouble.load(Ordering::Relaxed) {
+        WANTS_TOKEN => {
+            return denied(format!(
+                "{url} asks for a credential: it is private or does not exist; deploy with `--git-token-file PATH`"
+            ));
+        }
+        REFUSES_TOKEN => return denied(format!("{url} refuses the given token; check what it may read")),
+        TOO_LARGE => {
+            let message =
+                format!("{url} is larger than {} MiB; deploy a smaller repository", job.max_fetch >> 20);
+            return PrepareError::new(ErrorCode::TooBig, message);
+        }
+        _ => {}
+    }
+    if text.contains("No space left") {
+        return PrepareError::disk_full();
+    }
+    match error.class() {
+        ErrorClass::Http if text.contains("404") => PrepareError::new(
+            ErrorCode::SourceNotFound,
+            format!("there is no repository at {url}; check the spelling"),
+        ),
+        ErrorClass::Http if text.contains("403") || text.contains("401") => {
+            denied(format!("{url} refuses access; check the token"))
+        }
+        ErrorClass::Net | ErrorClass::Http | ErrorClass::Ssl | ErrorClass::Os => {
+            let message = format!("{url} could not be reached ({text}); check the runner's network");
+            PrepareError::new(ErrorCode::SourceUnreachable, message)
+        }
+        _ => PrepareError::new(ErrorCode::InstallFailed, format!("{url} could not be fetched: {text}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str, reference: Option<&str>, subdir: Option<&str>) -> Result<GitSource, PrepareError> {
+        GitSource::parse(url, reference, subdir, &["https".to_owned()])
+    }
+
+    #[test]
+    fn plain_https_is_taken() {
+        for url in ["https://github.com/a/b", "https://host:8443/a/b.git", "https://[::1]/x"] {
+            assert!(parse(url, Some("feature/x-1"), Some("packages/a")).is_ok(), "{url}");
+        }
+        assert_eq!(parse("https://h/a", None, Some("./")).unwrap().subdir, None);
+    }
+
+    #[test]
+    fn other_schemes_options_and_credentials_are_refused() {
+        for url in [
+            "http://h/a",
+            "ssh://h/a",
+            "git@github.com:a/b",
+            "file:///etc",
+            "ext::sh -c id",
+            "--upload-pack=touch x",
+            "https://-oProxyCommand=x/a",
+            "https://user:pw@h/a",
+            "https://token@h/a",
+            "https://h",
+            "https:///a",
+            "https://h/-x",
+            "https://h/a?x=1",
+            "https://h/a b",
+            "https://h/a\n",
+            "/etc",
+            "a/b",
+            "",
+        ] {
+            assert_eq!(parse(url, None, None).unwrap_err().code(), ErrorCode::SourceRefused, "{url}");
+        }
+        let error = parse("https://me:hunter2@h/a", None, None).unwrap_err().to_string();
+        assert!(error.contains("--git-token-file") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn references_and_folders_that_are_options_or_climb_are_refused() {
+        for bad in ["--upload-pack=x", "-b", "a..b", "a b", "", "a^{}", "a:b", "+a", "@{u}", "a\\b"] {
+            assert!(parse("https://h/a", Some(bad), None).is_err(), "{bad}");
+        }
+        for bad in ["../x", "a/../b", "-x", "a//b", "a\\b", "a\n"] {
+            assert!(parse("https://h/a", None, Some(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reference_is_a_branch_then_a_peeled_tag_then_a_commit() {
+        let (branch, tag, object) = ("a".repeat(40), "b".repeat(40), "c".repeat(40));
+        let heads: Vec<(String, String)> = [
+            ("HEAD", &branch),
+            ("refs/heads/main", &branch),
+            ("refs/tags/v1", &object),
+            ("refs/tags/v1^{}", &tag),
+        ]
+        .map(|(name, id)| (name.to_owned(), id.clone()))
+        .into();
+        assert_eq!(pick(&heads, None), Some(branch.clone()));
+        assert_eq!(pick(&heads, Some("main")), Some(branch.clone()));
+        assert_eq!(pick(&heads, Some("refs/heads/main")), Some(branch));
+        assert_eq!(pick(&heads, Some("v1")), Some(tag));
+        assert_eq!(pick(&heads, Some(&"D".repeat(40))), Some("d".repeat(40)));
+        assert_eq!(pick(&heads, Some("absent")), None);
+    }
+}

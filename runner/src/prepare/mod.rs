@@ -1,0 +1,209 @@
+//! From a [`ServiceSpec`] to an installed, sealed, content-addressed artefact and the argument vector to start.
+//!
+//! ```text
+//! resolve (network) ── request key ── found? ── yes ─────────────────────────────┐
+//!      ▲                                  └─ no ─ fetch, install, build in staging ─ seal ─ publish ─ Prepared
+//!      └ skipped when the pin's artefact is there: no network, no process
+//! ```
+//!
+//! Here: the order of these steps, and what may run at once. Not here: starting anything, secrets of the service.
+//! Invariant: dropping [`Workshop::prepare`] kills the running step and removes its staging directory.
+//!
+//! A deploy without a pin reuses an artefact of the same exact version with the dependencies that it was locked
+//! with; newer dependencies come with a newer version, or when the artefact is gone.
+
+mod archive;
+mod blobs;
+mod bundle;
+mod entry;
+mod error;
+mod git;
+mod job;
+mod launch;
+mod npm;
+mod output;
+mod project;
+mod pypi;
+mod python;
+mod requirement;
+mod step;
+mod store;
+mod tools;
+mod tree;
+mod unpack;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::sync::Semaphore;
+use wire::Secret;
+use wire::runner::{Retain, Retained};
+use wire::spec::{Pin, ServiceSpec};
+
+pub use error::PrepareError;
+use store::Store;
+use tools::Tools;
+pub(crate) use tree::remove as remove_tree;
+
+/// Installs that run at the same time: they are bound by processor and disk, and one at a time would let a slow one
+/// hold up all others.
+const AT_ONCE: usize = 2;
+
+/// Hears the output of the steps: `fetch`, `install` or `build`, and a line.
+pub type ProgressSink = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+#[derive(Debug, Clone)]
+pub struct WorkshopConfig {
+    pub root: PathBuf,
+    /// URL schemes that git sources may have.
+    pub git_schemes: Vec<String>,
+    /// Most bytes that a git fetch may transfer.
+    pub max_source_bytes: u64,
+    pub max_artefact_bytes: u64,
+    pub max_blob_bytes: u64,
+    /// For each step: fetch, install, build.
+    pub step_timeout: Duration,
+}
+
+impl WorkshopConfig {
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            git_schemes: vec!["https".to_owned()],
+            max_source_bytes: 256 << 20,
+            max_artefact_bytes: 2 << 30,
+            max_blob_bytes: 50 << 20,
+            step_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Ready to start. Nothing in it is secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    pub pin: Pin,
+    /// Absolute program, entry, the spec's arguments.
+    pub argv: Vec<String>,
+    /// Project directory in the artefact; not writable.
+    pub cwd: PathBuf,
+    pub env: Vec<(String, String)>,
+}
+
+/// Makes artefacts. Clones share one store.
+#[derive(Clone)]
+pub struct Workshop {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: WorkshopConfig,
+    tools: Arc<Tools>,
+    store: Arc<Store>,
+    slots: Semaphore,
+    /// One lock per request that is being worked on: the second of two equal deploys waits and reuses.
+    requests: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Workshop {
+    /// Makes the directories, clears what a crash left in staging, and finds the tools.
+    ///
+    /// # Errors
+    /// The store's directory can not be made or read.
+    pub async fn open(config: WorkshopConfig) -> Result<Self, PrepareError> {
+        let root = config.root.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&root));
+        let (store, tools) = tokio::join!(store, Tools::find());
+        let store = store.map_err(|_| PrepareError::lost("opening the artefact store"))??;
+        let inner = Inner {
+            config,
+            tools: Arc::new(tools),
+            store: Arc::new(store),
+            slots: Semaphore::new(AT_ONCE),
+            requests: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What was found when the workshop opened, e.g. `node 20.20.2`.
+    pub fn tools(&self) -> Vec<String> {
+        self.inner.tools.list()
+    }
+
+    /// Installs or reuses what the spec names. With a pin: exactly that, and without network if it is there.
+    ///
+    /// Cancel-safe: dropping the future kills the running step's process group and removes its staging directory.
+    /// The caller must count the artefact as in use for [`Workshop::retain`] as soon as it has the answer.
+    ///
+    /// # Errors
+    /// A [`PrepareError`] with the code, the message for people and the last lines of the failed step.
+    pub async fn prepare(
+        &self,
+        spec: &ServiceSpec,
+        git_token: Option<&Secret>,
+        pin: Option<&Pin>,
+        progress: &ProgressSink,
+    ) -> Result<Prepared, PrepareError> {
+        job::Preparation::new(&self.inner, spec, git_token, progress)?.run(pin).await
+    }
+
+    pub fn has_blob(&self, sha256: &str) -> bool {
+        blobs::path(&self.inner.store.dir("blobs"), sha256).is_ok_and(|path| path.is_file())
+    }
+
+    /// Stores an uploaded archive. An upload that breaks off or has other bytes than its name says leaves nothing.
+    ///
+    /// # Errors
+    /// `invalid_args` for a wrong name or hash, `too_large`, `disk_full`.
+    pub async fn put_blob<E: Display>(
+        &self,
+        sha256: &str,
+        body: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<(), PrepareError> {
+        blobs::put(&self.inner.store.dir("blobs"), sha256, self.inner.config.max_blob_bytes, body).await
+    }
+
+    /// Removes the artefacts that neither `keep` nor `in_use` names, and the blobs that `keep` does not name and that
+    /// were not uploaded just now.
+    ///
+    /// # Errors
+    /// A file that can not be removed; the rest is removed by the next call.
+    pub async fn retain(&self, keep: &Retain, in_use: &HashSet<String>) -> Result<Retained, PrepareError> {
+        let artefacts: HashSet<String> = keep.artefacts.iter().chain(in_use).cloned().collect();
+        let keep_blobs: Vec<String> = keep.blobs.clone();
+        let store = Arc::clone(&self.inner.store);
+        let swept = tokio::task::spawn_blocking(move || {
+            let (trees, tree_bytes) = store.sweep(&artefacts)?;
+            let keep = keep_blobs.iter().map(String::as_str).collect();
+            let (files, file_bytes) = blobs::sweep(&store.dir("blobs"), &keep)?;
+            Ok(Retained { removed: trees + files, freed_bytes: tree_bytes + file_bytes })
+        });
+        swept.await.map_err(|_| PrepareError::lost("removing artefacts"))?
+    }
+
+    /// Waits until the staging directories of ended and dropped preparations are removed.
+    pub async fn settled(&self) {
+        while !self.inner.store.cleaning.is_empty() {
+            self.inner.store.cleaning.close();
+            self.inner.store.cleaning.wait().await;
+            self.inner.store.cleaning.reopen();
+        }
+    }
+}
+
+impl Inner {
+    fn request_lock(&self, request: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = requests.get(request).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        requests.insert(request.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+}

@@ -1,0 +1,431 @@
+//! Projects from git and archives: which runtime they need, and installing them as their lock file says.
+//!
+//! Here: detection, Node and Bun projects. Not here: Python projects ([`super::python`]), published packages, entries.
+//! The project's own build script is its deployer's code and runs; its dependencies' install scripts do not, unless
+//! the deployer allows them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use wire::ErrorCode;
+use wire::spec::Runtime;
+
+use super::bundle::{self, Kind};
+use super::entry::{self, Project};
+use super::error::{Doing, PrepareError};
+use super::launch::Launch;
+use super::npm::{self, QUIET};
+use super::step::{Bench, Step};
+use super::tools::Reach;
+use super::{pypi, python};
+
+pub(crate) struct Wishes<'a> {
+    pub(crate) runtime: Option<Runtime>,
+    pub(crate) allow_scripts: bool,
+    /// Of an earlier install of the same source, for projects without a lock of their own.
+    pub(crate) lock: Option<&'a str>,
+}
+
+/// An installed project.
+#[derive(Default)]
+pub(crate) struct Made {
+    /// `None` for a bundle, whose manifest is read at every start.
+    pub(crate) launch: Option<Launch>,
+    /// Made here, because the project has none.
+    pub(crate) lock: String,
+    /// Where the Python environment's interpreter really is.
+    pub(crate) interpreter: Option<PathBuf>,
+}
+
+/// Installs the project in place.
+pub(crate) async fn install(
+    bench: &Bench,
+    project: Project<'_>,
+    wishes: &Wishes<'_>,
+) -> Result<Made, PrepareError> {
+    let dir = project.dir();
+    disarm(bench, &dir)?;
+    if let Some(manifest) = bundle::read(&dir)? {
+        return install_bundle(bench, project, wishes, &manifest).await;
+    }
+    match wishes.runtime.map(Ok).unwrap_or_else(|| detect(&dir))? {
+        Runtime::Python => python::install(bench, project, wishes).await,
+        runtime => install_node(bench, project, wishes, runtime).await,
+    }
+}
+
+/// A bundle carries what it needs, except for uv bundles and those that only name their dependencies.
+async fn install_bundle(
+    bench: &Bench,
+    project: Project<'_>,
+    wishes: &Wishes<'_>,
+    manifest: &bundle::Manifest,
+) -> Result<Made, PrepareError> {
+    let dir = project.dir();
+    let made = match manifest.server.kind {
+        Kind::Node if dir.join("package.json").is_file() && !dir.join("node_modules").is_dir() => {
+            let package = npm::read_manifest(&dir)?;
+            let manager = Manager::of(&dir, project.tree, Runtime::Node);
+            let lock = dependencies(bench, &dir, &package, manager, wishes, false).await?;
+            Made { lock, ..Made::default() }
+        }
+        Kind::Uv => python::environment(bench, project, wishes).await?,
+        Kind::Python if !manifest.carries_libraries() && python::has_requirements(&dir) => {
+            python::environment(bench, project, wishes).await?
+        }
+        _ => Made::default(),
+    };
+    // Fails here, with the reason, rather than at the start.
+    manifest.launch(project.tree, project.project, &[], true).map(drop).or_else(|e| match e.code() {
+        ErrorCode::InvalidArgs => Ok(()), // Judged again with the deploy's own environment.
+        _ => Err(e),
+    })?;
+    Ok(made)
+}
+
+fn detect(dir: &Path) -> Result<Runtime, PrepareError> {
+    let has = |files: &[&str]| files.iter().any(|file| dir.join(file).is_file());
+    if has(&["bun.lock", "bun.lockb", "bunfig.toml"]) {
+        return Ok(Runtime::Bun);
+    }
+    if has(&["package.json"]) {
+        return Ok(Runtime::Node);
+    }
+    if has(&[
+        "pyproject.toml",
+        "requirements.txt",
+        "uv.lock",
+        "server.py",
+        "main.py",
+        "src/server.py",
+        "src/main.py",
+    ]) {
+        return Ok(Runtime::Python);
+    }
+    if has(&["index.js", "dist/index.js", "build/index.js", "src/index.js"]) {
+        return Ok(Runtime::Node);
+    }
+    let message = "nothing to start: looked for package.json, bun.lock, pyproject.toml, requirements.txt, uv.lock, \
+                   server.py, main.py and index.js; name the folder with `--subdir`, or the file with `--entry` and \
+                   the runtime with `--runtime`";
+    Err(PrepareError::new(ErrorCode::EntryNotFound, message))
+}
+
+/// Takes away the package managers' settings that could redirect the operator's credentials: npm fills `${VARIABLES}`
+/// of its own environment into the deployer's `.npmrc`.
+fn disarm(bench: &Bench, dir: &Path) -> Result<(), PrepareError> {
+    const HARMLESS: [&str; 11] = [
+        "legacy-peer-deps",
+        "strict-peer-dependencies",
+        "auto-install-peers",
+        "engine-strict",
+        "node-linker",
+        "shamefully-hoist",
+        "public-hoist-pattern[]",
+        "hoist-pattern[]",
+        "hoist",
+        "resolution-mode",
+        "install-links",
+    ];
+    let file = dir.join(".npmrc");
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        let harmless = |line: &&str| {
+            HARMLESS.contains(&line.split('=').next().unwrap_or_default().trim()) && !line.contains("${")
+        };
+        let kept: Vec<&str> = text.lines().filter(harmless).collect();
+        if kept.len() < text.lines().filter(|line| !line.trim().is_empty()).count() {
+            bench.say("install", "the project's .npmrc is not used; registries are the runner's own");
+        }
+        std::fs::remove_file(&file).doing("setting .npmrc aside")?;
+        std::fs::write(&file, kept.join("\n")).doing("setting .npmrc aside")?;
+    }
+    let uv = dir.join("uv.toml");
+    if uv.symlink_metadata().is_ok() {
+        bench.say("install", "the project's uv.toml is not used; registries are the runner's own");
+        std::fs::remove_file(uv).doing("setting uv.toml aside")?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manager {
+    NpmLocked,
+    Npm,
+    Pnpm,
+    Yarn1,
+    Yarn,
+    BunLocked,
+    Bun,
+}
+
+impl Manager {
+    /// By the lock file of the project, or of the workspace that it is part of.
+    fn of(dir: &Path, tree: &Path, runtime: Runtime) -> Self {
+        let has =
+            |file: &str| dir.ancestors().take_while(|d| d.starts_with(tree)).find(|d| d.join(file).is_file());
+        if runtime == Runtime::Bun {
+            return if has("bun.lock").or(has("bun.lockb")).is_some() { Self::BunLocked } else { Self::Bun };
+        }
+        if has("package-lock.json").or(has("npm-shrinkwrap.json")).is_some() {
+            return Self::NpmLocked;
+        }
+        if has("pnpm-lock.yaml").is_some() {
+            return Self::Pnpm;
+        }
+        match has("yarn.lock").map(|d| std::fs::read_to_string(d.join("yarn.lock")).unwrap_or_default()) {
+            Some(lock) if lock.contains("# yarn lockfile v1") => Self::Yarn1,
+            Some(_) => Self::Yarn,
+            None => Self::Npm,
+        }
+    }
+
+    fn tool(self) -> &'static str {
+        match self {
+            Self::NpmLocked | Self::Npm => "npm",
+            Self::Pnpm => "pnpm",
+            Self::Yarn1 | Self::Yarn => "yarn",
+            Self::BunLocked | Self::Bun => "bun",
+        }
+    }
+
+    /// `production` leaves the development dependencies out, which only a build needs.
+    fn install(self, production: bool, allow_scripts: bool) -> Vec<&'static str> {
+        let mut args = match self {
+            Self::NpmLocked => vec!["ci"],
+            Self::Npm => vec!["install", "--package-lock=true"],
+            Self::Pnpm => {
+                vec!["install", "--frozen-lockfile", "--ignore-pnpmfile", "--package-import-method=copy"]
+            }
+            Self::Yarn1 => vec!["install", "--frozen-lockfile", "--non-interactive"],
+            Self::Yarn => vec!["install", "--immutable"],
+            Self::BunLocked => vec!["install", "--frozen-lockfile", "--backend=copyfile"],
+            Self::Bun => vec!["install", "--backend=copyfile"],
+        };
+        match self {
+            Self::NpmLocked | Self::Npm => {
+                args.extend(QUIET);
+                args.push(if production { "--omit=dev" } else { "--include=dev" });
+            }
+            Self::Pnpm => args.push(if production { "--prod" } else { "--prod=false" }),
+            Self::Yarn1 => args.push(if production { "--production=true" } else { "--production=false" }),
+            Self::BunLocked | Self::Bun if production => args.push("--production"),
+            Self::Yarn | Self::BunLocked | Self::Bun => {}
+        }
+        if !allow_scripts && self != Self::Yarn {
+            args.push("--ignore-scripts");
+        }
+        args
+    }
+
+    /// Takes the development dependencies away after a build. Where the tool has no such command, it installs anew.
+    fn prune(self, allow_scripts: bool) -> Vec<&'static str> {
+        let scripts: &[&str] = if allow_scripts { &[] } else { &["--ignore-scripts"] };
+        let args = match self {
+            Self::NpmLocked | Self::Npm => vec!["prune", "--omit=dev", "--no-audit", "--no-fund"],
+            Self::Pnpm => vec!["prune", "--prod"],
+            // Needs a plugin in yarn 2 and 3, where the development dependencies stay.
+            Self::Yarn => return vec!["workspaces", "focus", "--production"],
+            Self::Yarn1 | Self::BunLocked | Self::Bun => return self.install(true, allow_scripts),
+        };
+        [args.as_slice(), scripts].concat()
+    }
+}
+
+async fn install_node(
+    bench: &Bench,
+    project: Project<'_>,
+    wishes: &Wishes<'_>,
+    runtime: Runtime,
+) -> Result<Made, PrepareError> {
+    let dir = project.dir();
+    let manifest = match dir.join("package.json").is_file() {
+        true => npm::read_manifest(&dir)?,
+        false => Value::Null,
+    };
+    let manager = Manager::of(&dir, project.tree, runtime);
+    let builds = needs_build(project, &manifest, runtime);
+    let lock = dependencies(bench, &dir, &manifest, manager, wishes, builds).await?;
+    if builds {
+        build(bench, &dir, manager, wishes.allow_scripts, has_dependencies(&manifest, true)).await?;
+    }
+    let launch = entry::node(project, &manifest, runtime)?;
+    Ok(Made { launch: Some(launch), lock, interpreter: None })
+}
+
+/// A project with a build script is built when what it would start is not there yet.
+fn needs_build(project: Project<'_>, manifest: &Value, runtime: Runtime) -> bool {
+    let has_script = manifest["scripts"]["build"].is_string();
+    let is_there = match entry::declared(project, manifest) {
+        Some(file) => npm::inside(&project.dir(), &file).is_some(),
+        None => entry::node(project, manifest, runtime).is_ok(),
+    };
+    has_script && !is_there
+}
+
+fn has_dependencies(manifest: &Value, for_build: bool) -> bool {
+    let mut kinds = vec!["dependencies", "optionalDependencies", "peerDependencies", "workspaces"];
+    if for_build {
+        kinds.push("devDependencies");
+    }
+    let filled = |value: &Value| {
+        value.as_object().is_some_and(|map| !map.is_empty())
+            || value.as_array().is_some_and(|list| !list.is_empty())
+    };
+    kinds.iter().any(|kind| filled(&manifest[kind]))
+}
+
+/// Answers the lock that was made, if the project has none.
+async fn dependencies(
+    bench: &Bench,
+    dir: &Path,
+    manifest: &Value,
+    manager: Manager,
+    wishes: &Wishes<'_>,
+    for_build: bool,
+) -> Result<String, PrepareError> {
+    let is_vendored =
+        dir.join("node_modules").is_dir() && matches!(manager, Manager::Npm | Manager::Bun) && !for_build;
+    if !has_dependencies(manifest, for_build) || is_vendored {
+        return Ok(String::new());
+    }
+    let lock_file = dir.join("package-lock.json");
+    let manager = match (manager, wishes.lock) {
+        (Manager::Npm, Some(lock)) => {
+            std::fs::write(&lock_file, lock).doing("writing package-lock.json")?;
+            Manager::NpmLocked
+        }
+        _ => manager,
+    };
+    bench.say("install", &format!("installing dependencies with {}", manager.tool()));
+    run(bench, dir, manager, manager.install(!for_build, wishes.allow_scripts), wishes.allow_scripts).await?;
+    match (manager, wishes.lock) {
+        (Manager::Npm, None) => Ok(std::fs::read_to_string(lock_file).unwrap_or_default()),
+        (Manager::NpmLocked, Some(lock)) => Ok(lock.to_owned()),
+        _ => Ok(String::new()),
+    }
+}
+
+async fn run(
+    bench: &Bench,
+    dir: &Path,
+    manager: Manager,
+    args: Vec<&str>,
+    allow_scripts: bool,
+) -> Result<(), PrepareError> {
+    let store = format!("--store-dir={}", bench.cache.join("pnpm").display());
+    let args: Vec<&str> = match manager {
+        Manager::Pnpm => args.into_iter().chain([store.as_str()]).collect(),
+        _ => args,
+    };
+    let step = Step::new("install", manager.tool(), dir, &args)
+        .env("YARN_ENABLE_SCRIPTS", if allow_scripts { "true" } else { "false" });
+    let ended = bench.run(step).await?;
+    if ended.success {
+        return Ok(());
+    }
+    let error = npm::failed("the project", &ended.text(), ended.tail.clone());
+    if error.code() != ErrorCode::InstallFailed {
+        return Err(error);
+    }
+    let message =
+        format!("`{}` could not install the project's dependencies; the last lines say why", manager.tool());
+    Err(PrepareError::new(ErrorCode::InstallFailed, message).with_lines(ended.tail))
+}
+
+async fn build(
+    bench: &Bench,
+    dir: &Path,
+    manager: Manager,
+    allow_scripts: bool,
+    prune: bool,
+) -> Result<(), PrepareError> {
+    bench.say("build", &format!("running the project's own build script: {} run build", manager.tool()));
+    let mut step = Step::new("build", manager.tool(), dir, &["run", "build"]);
+    step.reach = Reach::Project;
+    let ended = bench.run(step).await?;
+    ended.success_or(ErrorCode::BuildFailed, "the project's build script failed; the last lines say why")?;
+    if !prune {
+        return Ok(());
+    }
+    match run(bench, dir, manager, manager.prune(allow_scripts), allow_scripts).await {
+        Err(_) if manager == Manager::Yarn => {
+            bench.say("install", "this yarn can not remove development dependencies; they stay");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// The environment's interpreter, for [`super::tree::seal`]: read before any code of the project's has run.
+pub(crate) fn interpreter(tree: &Path) -> Option<PathBuf> {
+    Path::new(&pypi::venv_python(tree)).canonicalize().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_runtime_follows_the_lock_then_the_manifest_then_the_files() {
+        let detected = |files: &[&str]| {
+            let files: Vec<_> = files.iter().map(|f| (*f, "")).collect();
+            detect(tree(&files).path())
+        };
+        assert_eq!(detected(&["bun.lock", "package.json"]).unwrap(), Runtime::Bun);
+        assert_eq!(detected(&["package.json", "pyproject.toml"]).unwrap(), Runtime::Node);
+        assert_eq!(detected(&["requirements.txt"]).unwrap(), Runtime::Python);
+        assert_eq!(detected(&["server.py"]).unwrap(), Runtime::Python);
+        assert_eq!(detected(&["index.js"]).unwrap(), Runtime::Node);
+        let error = detected(&["README.md"]).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::EntryNotFound);
+        assert!(error.to_string().contains("pyproject.toml"));
+    }
+
+    #[test]
+    fn the_package_manager_follows_the_lock_of_the_project_or_its_workspace() {
+        let of = |files: &[(&str, &str)], dir: &str| {
+            let tree = tree(files);
+            Manager::of(&tree.path().join(dir), tree.path(), Runtime::Node)
+        };
+        assert_eq!(of(&[("package-lock.json", "{}")], ""), Manager::NpmLocked);
+        assert_eq!(of(&[("pnpm-lock.yaml", ""), ("a/package.json", "{}")], "a"), Manager::Pnpm);
+        assert_eq!(of(&[("yarn.lock", "# yarn lockfile v1\n")], ""), Manager::Yarn1);
+        assert_eq!(of(&[("yarn.lock", "__metadata:\n")], ""), Manager::Yarn);
+        assert_eq!(of(&[], ""), Manager::Npm);
+    }
+
+    #[test]
+    fn a_build_runs_only_when_what_would_start_is_missing() {
+        let needs = |files: &[(&str, &str)], manifest: Value| {
+            let dir = tree(files);
+            let project = Project { tree: dir.path(), project: "", wanted: None };
+            needs_build(project, &manifest, Runtime::Node)
+        };
+        let built = json!({"main": "dist/index.js", "scripts": {"build": "tsc"}});
+        assert!(needs(&[], built.clone()));
+        assert!(!needs(&[("dist/index.js", "")], built));
+        assert!(!needs(&[], json!({"main": "dist/index.js"})));
+        assert!(needs(&[("src/index.js", "")], json!({"bin": "dist/x.js", "scripts": {"build": "x"}})));
+    }
+
+    #[test]
+    fn no_manager_runs_scripts_unless_allowed() {
+        use Manager::*;
+        for manager in [NpmLocked, Npm, Pnpm, Yarn1, BunLocked, Bun] {
+            assert!(manager.install(true, false).contains(&"--ignore-scripts"), "{manager:?}");
+            assert!(!manager.install(true, true).contains(&"--ignore-scripts"), "{manager:?}");
+        }
+    }
+}

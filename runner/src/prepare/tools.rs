@@ -1,0 +1,268 @@
+//! The runtimes and package managers of this machine: where they are and which version they have.
+//!
+//! Here: the search (`$CLAUDEMESH_TOOLS/bin`, then `PATH`) and the environment that every step gets. Both read the
+//! runner's own environment, because there the operator configures registries, proxies and certificates.
+//! Not here: the environment of the hosted server, which has none of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::process::Command;
+use wire::ErrorCode;
+
+use super::error::PrepareError;
+use super::output::clean;
+
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A tool that sources may need, with the arguments that make it say what it is.
+const KNOWN: [(&str, &[&str], &[&str]); 7] = [
+    // The running executable, not a version manager's shim: a shim needs an environment that the jail does not have.
+    ("node", &["node"], &["-p", "process.version + ' ' + process.execPath"]),
+    ("npm", &["npm"], &["--version"]),
+    ("uv", &["uv"], &["--version"]),
+    ("python", &["python3", "python"], &["-I", "-c", PYTHON_PROBE]),
+    ("bun", &["bun"], &["--version"]),
+    ("pnpm", &["pnpm"], &["--version"]),
+    ("yarn", &["yarn"], &["--version"]),
+];
+const PYTHON_PROBE: &str = "import sys, platform; print(platform.python_version(), getattr(sys, '_base_executable', None) or sys.executable)";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tool {
+    pub(crate) version: String,
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tools {
+    found: BTreeMap<&'static str, Tool>,
+    path: OsString,
+}
+
+impl Tools {
+    pub(crate) async fn find() -> Self {
+        let dirs = search_dirs();
+        let path = std::env::join_paths(&dirs).unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
+        let probes = KNOWN.map(|(name, files, args)| {
+            let file = files.iter().find_map(|file| executable(&dirs, file));
+            let path = path.clone();
+            async move { Some((name, probe(&file?, args, &path).await?)) }
+        });
+        let found = futures_util::future::join_all(probes).await.into_iter().flatten().collect();
+        Self { found, path }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<&Tool, PrepareError> {
+        self.found.get(name).ok_or_else(|| {
+            PrepareError::new(
+                ErrorCode::RuntimeMissing,
+                format!("this source needs `{name}`, which the runner does not have; install it there (`make setup`)"),
+            )
+        })
+    }
+
+    /// `node 20.20.2`, in the order of the table above.
+    pub(crate) fn list(&self) -> Vec<String> {
+        let describe = |(name, ..): &(&str, _, _)| Some(format!("{name} {}", self.found.get(name)?.version));
+        KNOWN.iter().filter_map(describe).collect()
+    }
+
+    /// The versions that decide what an installed tree looks like.
+    pub(crate) fn versions(&self, names: &[&str]) -> BTreeMap<String, String> {
+        names.iter().filter_map(|n| Some((n.to_string(), self.found.get(n)?.version.clone()))).collect()
+    }
+
+    /// `PATH` of install steps.
+    pub(crate) fn path(&self) -> &OsString {
+        &self.path
+    }
+
+    /// `PATH` of the hosted server: the runtimes' own directories and the system's.
+    pub(crate) fn run_path(&self, first: Option<&Path>) -> String {
+        let mut dirs: Vec<PathBuf> = first.into_iter().map(Path::to_owned).collect();
+        let runtimes = ["node", "bun", "python"].iter().filter_map(|n| self.found.get(n)?.path.parent());
+        dirs.extend(runtimes.map(Path::to_owned));
+        dirs.extend(["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from));
+        let mut seen = std::collections::HashSet::new();
+        dirs.retain(|dir| seen.insert(dir.clone()));
+        std::env::join_paths(dirs).map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+fn search_dirs() -> Vec<PathBuf> {
+    let own = std::env::var_os("CLAUDEMESH_TOOLS").map(|dir| PathBuf::from(dir).join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // A relative entry would be looked up in a staging directory, that is, in a stranger's files.
+    own.into_iter().chain(std::env::split_paths(&path)).filter(|dir| dir.is_absolute()).collect()
+}
+
+fn executable(dirs: &[PathBuf], file: &str) -> Option<PathBuf> {
+    let runs =
+        |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    dirs.iter().map(|dir| dir.join(file)).find(runs)
+}
+
+/// Last line of output: `[name] [v]VERSION [PATH]`.
+async fn probe(file: &Path, args: &[&str], path: &OsString) -> Option<Tool> {
+    let mut command = Command::new(file);
+    command.args(args).env_clear().env("PATH", path).env("LANG", "C.UTF-8").current_dir("/");
+    if let Some(home) = std::env::var_os("HOME") {
+        command.env("HOME", home);
+    }
+    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PROBE_LIMIT, command.output()).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = clean(text.lines().rfind(|line| !line.trim().is_empty())?);
+    let mut words = line.split_whitespace().skip_while(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    let version = words.next().filter(|_| output.status.success())?.trim_start_matches('v').to_owned();
+    let real = words.next().map(PathBuf::from).filter(|p| p.is_absolute() && p.is_file());
+    Some(Tool { version, path: real.unwrap_or_else(|| file.to_owned()) })
+}
+
+/// What a step may see of the runner's environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// A package manager: the operator's registry, proxy and certificate configuration, and the home that holds it.
+    Registry,
+    /// The deployer's own build script: nothing of the operator's but proxies and certificates.
+    Project,
+}
+
+/// The environment of one step, from scratch. `scratch` is the step's private directory.
+pub(crate) fn step_env(
+    tools: &Tools,
+    reach: Reach,
+    scratch: &Path,
+    cache: &Path,
+) -> Vec<(OsString, OsString)> {
+    let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(text) = name.to_str() else { continue };
+        if is_network(text) || (reach == Reach::Registry && is_registry(text)) {
+            // npm reads both spellings; two of one name would race.
+            let name = if text.starts_with("NPM_CONFIG_") { text.to_lowercase().into() } else { name };
+            env.insert(name, value);
+        }
+    }
+    mirror_pip_index(&mut env);
+    let home = match reach {
+        Reach::Registry => std::env::var_os("HOME").unwrap_or_else(|| scratch.into()),
+        Reach::Project => scratch.into(),
+    };
+    let cached = |dir: &str| cache.join(dir).into_os_string();
+    let fixed: [(&str, OsString); 22] = [
+        ("PATH", tools.path().clone()),
+        ("HOME", home),
+        ("TMPDIR", scratch.into()),
+        ("LANG", "C.UTF-8".into()),
+        ("CI", "true".into()),
+        ("NO_COLOR", "1".into()),
+        ("npm_config_cache", cached("npm")),
+        ("npm_config_update_notifier", "false".into()),
+        ("npm_config_loglevel", "warn".into()),
+        ("UV_CACHE_DIR", cached("uv")),
+        ("UV_PYTHON_DOWNLOADS", "never".into()),
+        // Links into the cache would let one service poison the next one's install.
+        ("UV_LINK_MODE", "copy".into()),
+        ("UV_NO_PROGRESS", "1".into()),
+        ("BUN_INSTALL_CACHE_DIR", cached("bun")),
+        ("XDG_CACHE_HOME", cached("xdg")),
+        ("YARN_CACHE_FOLDER", cached("yarn")),
+        ("YARN_ENABLE_GLOBAL_CACHE", "false".into()),
+        ("YARN_ENABLE_TELEMETRY", "0".into()),
+        ("YARN_NODE_LINKER", "node-modules".into()),
+        ("PYTHONDONTWRITEBYTECODE", "1".into()),
+        ("GIT_TERMINAL_PROMPT", "0".into()),
+        ("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0".into()),
+    ];
+    env.extend(fixed.map(|(name, value)| (name.into(), value)));
+    env.into_iter().collect()
+}
+
+fn is_network(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let proxy = matches!(lower.as_str(), "http_proxy" | "https_proxy" | "no_proxy" | "all_proxy");
+    let certificates =
+        ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
+    proxy || certificates.contains(&name)
+}
+
+/// Registry configuration; not the options that would change where or how we install.
+fn is_registry(name: &str) -> bool {
+    const NOT: [&str; 24] = [
+        "npm_config_global",
+        "npm_config_prefix",
+        "npm_config_local_prefix",
+        "npm_config_location",
+        "npm_config_cache",
+        "npm_config_dry_run",
+        "npm_config_ignore_scripts",
+        "npm_config_script_shell",
+        "npm_config_package_lock",
+        "npm_config_package_lock_only",
+        "npm_config_omit",
+        "npm_config_include",
+        "npm_config_only",
+        "npm_config_production",
+        "npm_config_json",
+        "npm_config_workspace",
+        "npm_config_workspaces",
+        "npm_config_node_options",
+        "uv_system_python",
+        "uv_project_environment",
+        "uv_target",
+        "uv_prefix",
+        "uv_python",
+        "uv_no_build",
+    ];
+    let lower = name.to_ascii_lowercase();
+    let prefixed = ["npm_config_", "uv_", "pip_"].iter().any(|prefix| lower.starts_with(prefix));
+    prefixed && !NOT.contains(&lower.as_str())
+}
+
+/// uv does not read pip's variables, yet they are where most machines name their mirror.
+fn mirror_pip_index(env: &mut BTreeMap<OsString, OsString>) {
+    let has = |env: &BTreeMap<OsString, OsString>, name: &str| env.contains_key(&OsString::from(name));
+    if !has(env, "UV_DEFAULT_INDEX") && !has(env, "UV_INDEX_URL") {
+        if let Some(url) = env.get(&OsString::from("PIP_INDEX_URL")).cloned() {
+            env.insert("UV_DEFAULT_INDEX".into(), url);
+        }
+    }
+    if !has(env, "UV_INDEX") && !has(env, "UV_EXTRA_INDEX_URL") {
+        if let Some(urls) = env.get(&OsString::from("PIP_EXTRA_INDEX_URL")).cloned() {
+            env.insert("UV_EXTRA_INDEX_URL".into(), urls);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_settings_pass_and_settings_that_move_the_install_do_not() {
+        for yes in ["npm_config_registry", "NPM_CONFIG_CAFILE", "UV_DEFAULT_INDEX", "PIP_INDEX_URL"] {
+            assert!(is_registry(yes), "{yes}");
+        }
+        for no in
+            ["npm_config_prefix", "NPM_CONFIG_GLOBAL", "UV_PROJECT_ENVIRONMENT", "NODE_OPTIONS", "LD_PRELOAD"]
+        {
+            assert!(!is_registry(no) && !is_network(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn pip_s_mirror_is_uv_s_mirror_unless_uv_has_one() {
+        let mut env = BTreeMap::from([("PIP_INDEX_URL".into(), OsString::from("https://mirror/simple"))]);
+        mirror_pip_index(&mut env);
+        assert_eq!(env[&OsString::from("UV_DEFAULT_INDEX")], "https://mirror/simple");
+        let mut own: BTreeMap<OsString, OsString> =
+            BTreeMap::from([("PIP_INDEX_URL".into(), "a".into()), ("UV_INDEX_URL".into(), "b".into())]);
+        mirror_pip_index(&mut own);
+        assert!(!own.contains_key(&OsString::from("UV_DEFAULT_INDEX")));
+    }
+}

@@ -1,0 +1,244 @@
+//! Installed file trees: how large they are, whether they are safe to keep, sealing and removing them.
+//!
+//! Not here: where trees come from (`unpack`, the package managers) and where they are kept (`store`).
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use wire::ErrorCode;
+
+use super::error::{Doing, PrepareError};
+
+/// Deepest nesting of an artefact. Real trees stay below 30.
+const MAX_DEPTH: usize = 100;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    pub(crate) files: u64,
+}
+
+/// Size on disk. Entries that vanish while an installer works are not an error.
+pub(crate) fn measure(root: &Path) -> Size {
+    let mut size = Size::default();
+    let mut seen = HashSet::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            size.files += 1;
+            if meta.is_dir() {
+                dirs.push(entry.path());
+            } else if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
+                size.bytes += meta.len();
+            }
+        }
+    }
+    size
+}
+
+/// Refuses a tree that has grown past the limit.
+pub(crate) async fn check_size(root: &Path, limits: Limits) -> Result<(), PrepareError> {
+    let root = root.to_owned();
+    let size = tokio::task::spawn_blocking(move || measure(&root))
+        .await
+        .map_err(|_| PrepareError::lost("measuring the tree"))?;
+    within(size, limits)
+}
+
+fn within(size: Size, limits: Limits) -> Result<(), PrepareError> {
+    if size.bytes > limits.bytes || size.files > limits.files {
+        let (mib, files) = (limits.bytes >> 20, limits.files);
+        let message = format!("the installed tree is larger than {mib} MiB or {files} files; deploy less");
+        return Err(PrepareError::new(ErrorCode::TooBig, message));
+    }
+    Ok(())
+}
+
+/// Checks every entry, takes all write permission away, and answers the size.
+///
+/// Links may lead out of `root` only to `interpreters`: a Python environment links to the machine's Python.
+pub(crate) fn seal(root: &Path, limits: Limits, interpreters: &[PathBuf]) -> Result<Size, PrepareError> {
+    let real_root = root.canonicalize().doing("reading the installed tree")?;
+    let mut size = Size::default();
+    let mut seen = HashSet::new();
+    seal_dir(&real_root, 0, &mut |path, meta| {
+        size.files += 1;
+        if meta.is_symlink() {
+            check_link(&real_root, path, interpreters)?;
+        } else if meta.is_file() {
+            if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
+                size.bytes += meta.len();
+            }
+        }
+        within(size, limits)
+    })?;
+    Ok(size)
+}
+
+type Visit<'a> = dyn FnMut(&Path, &Metadata) -> Result<(), PrepareError> + 'a;
+
+fn seal_dir(dir: &Path, depth: usize, visit: &mut Visit<'_>) -> Result<(), PrepareError> {
+    if depth > MAX_DEPTH {
+        return Err(unsafe_tree(dir, "is nested too deeply"));
+    }
+    for entry in fs::read_dir(dir).doing("reading the installed tree")? {
+        let path = entry.doing("reading the installed tree")?.path();
+        let meta = path.symlink_metadata().doing("reading the installed tree")?;
+        visit(&path, &meta)?;
+        let kind = meta.file_type();
+        if kind.is_dir() {
+            seal_dir(&path, depth + 1, visit)?;
+        } else if kind.is_block_device() || kind.is_char_device() || kind.is_fifo() || kind.is_socket() {
+            return Err(unsafe_tree(&path, "is a device, pipe or socket"));
+        } else if kind.is_file() {
+            if meta.mode() & 0o6000 != 0 {
+                return Err(unsafe_tree(&path, "is setuid or setgid"));
+            }
+            chmod(&path, meta.mode() & 0o555 | 0o444)?;
+        }
+    }
+    chmod(dir, 0o555)
+}
+
+fn chmod(path: &Path, mode: u32) -> Result<(), PrepareError> {
+    fs::set_permissions(path, Permissions::from_mode(mode)).doing("sealing the installed tree")
+}
+
+fn check_link(root: &Path, link: &Path, interpreters: &[PathBuf]) -> Result<(), PrepareError> {
+    let text = fs::read_link(link).doing("reading the installed tree")?;
+    // A dangling link is judged by its text: what it names must not appear later outside.
+    let target =
+        link.canonicalize().or_else(|_| resolve_dangling(root, link, &text).ok_or(io::ErrorKind::NotFound));
+    let allowed = |target: &Path| interpreters.iter().any(|dir| target.starts_with(dir));
+    match target {
+        Ok(target) if target.starts_with(root) && !text.is_absolute() => Ok(()),
+        Ok(target) if allowed(&target) => Ok(()),
+        _ => Err(unsafe_tree(link, "is a link that leads out of the source")),
+    }
+}
+
+fn resolve_dangling(root: &Path, link: &Path, text: &Path) -> Option<PathBuf> {
+    let mut at = link.parent()?.to_owned();
+    for part in text.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                at.pop();
+            }
+            std::path::Component::Normal(name) => at.push(name),
+            std::path::Component::CurDir => {}
+            _ => return None,
+        }
+        at.starts_with(root).then_some(())?;
+    }
+    Some(at)
+}
+
+fn unsafe_tree(path: &Path, what: &str) -> PrepareError {
+    // Only the end of the path: the rest is ours.
+    let tail: PathBuf = path.iter().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect();
+    PrepareError::new(
+        ErrorCode::ArchiveRejected,
+        format!("`{}` {what}; such a tree is not run", tail.display()),
+    )
+}
+
+/// Removes a tree, sealed or not, without following links.
+pub(crate) fn remove(root: &Path) -> io::Result<()> {
+    let mut last = Ok(());
+    // An entry may appear while we work: a killed installer's last write.
+    for _ in 0..10 {
+        last = match fs::remove_dir_all(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !root.exists() => return Ok(()),
+            other => other,
+        };
+        match &last {
+            Ok(()) => return Ok(()),
+            Err(_) => unseal(root),
+        }
+    }
+    last
+}
+
+fn unseal(dir: &Path) {
+    let Ok(meta) = dir.symlink_metadata() else { return };
+    if !meta.is_dir() {
+        return;
+    }
+    let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            unseal(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const ROOMY: Limits = Limits { bytes: 1 << 20, files: 100 };
+
+    fn tree() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("tree");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/b/file"), b"text").unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn a_sealed_tree_has_no_write_permission_and_can_be_removed() {
+        let (_dir, root) = tree();
+        symlink("b/file", root.join("a/link")).unwrap();
+        let size = seal(&root, ROOMY, &[]).unwrap();
+        assert_eq!(size, Size { bytes: 4, files: 4 });
+        assert_eq!(root.join("a").metadata().unwrap().mode() & 0o222, 0);
+        assert_eq!(root.join("a/b/file").metadata().unwrap().mode() & 0o222, 0);
+        remove(&root).unwrap();
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn links_out_of_the_tree_are_refused_except_to_the_interpreter() {
+        for target in ["/etc/passwd", "../../etc/passwd", "/nowhere/at/all", "../nowhere"] {
+            let (_dir, root) = tree();
+            symlink(target, root.join("link")).unwrap();
+            assert_eq!(seal(&root, ROOMY, &[]).unwrap_err().code(), ErrorCode::ArchiveRejected, "{target}");
+        }
+        let (_dir, root) = tree();
+        symlink("/bin/sh", root.join("python")).unwrap();
+        let interpreter = Path::new("/bin/sh").canonicalize().unwrap();
+        assert!(seal(&root, ROOMY, &[interpreter]).is_ok());
+    }
+
+    #[test]
+    fn setuid_files_and_pipes_are_refused() {
+        let (_dir, root) = tree();
+        fs::set_permissions(root.join("a/b/file"), Permissions::from_mode(0o4755)).unwrap();
+        assert!(seal(&root, ROOMY, &[]).is_err());
+        let (_dir, root) = tree();
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(seal(&root, ROOMY, &[]).is_err());
+    }
+
+    #[test]
+    fn a_tree_over_the_limit_is_too_big() {
+        let (_dir, root) = tree();
+        for limits in [Limits { bytes: 3, files: 100 }, Limits { bytes: 100, files: 2 }] {
+            assert_eq!(seal(&root, limits, &[]).unwrap_err().code(), ErrorCode::TooBig);
+        }
+    }
+}

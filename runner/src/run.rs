@@ -1,0 +1,191 @@
+//! The life of the runner's process: open, listen, serve, end.
+//!
+//! Here: the order of these. Not here: what is served.
+//! Invariant: when [`run`] returns, no process of any service is left.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wire::ErrorCode;
+
+use crate::api::{self, App};
+use crate::config::{Listen, RunnerConfig};
+use crate::listen::{Bound, ListenError, Lock, private_dir};
+use crate::prepare::{PrepareError, Workshop, WorkshopConfig, remove_tree};
+use crate::shop::Shop;
+use crate::table::Table;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the artefact store can not be opened: {0}")]
+    Store(#[from] PrepareError),
+    #[error("signals can not be handled: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+impl RunnerError {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Listen(ListenError::InUse(_)) => ErrorCode::Conflict,
+            Self::Listen(_) | Self::Signals(_) => ErrorCode::Internal,
+            Self::Store(e) => e.code(),
+        }
+    }
+}
+
+/// Runs until SIGTERM, SIGINT, `POST /v1/shutdown` or too long without a broker.
+pub async fn run(config: RunnerConfig) -> Result<(), RunnerError> {
+    run_until(config, CancellationToken::new(), |_| {}).await
+}
+
+/// As [`run`], and until `ending`. `listening` hears the address once requests are taken.
+pub async fn run_until(
+    config: RunnerConfig,
+    ending: CancellationToken,
+    listening: impl FnOnce(&str),
+) -> Result<(), RunnerError> {
+    // Secrets are in this memory: no core dump, and no other process of this user may look.
+    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!("the runner's memory is not protected: {e}");
+    }
+    let signals = Signals::install().map_err(RunnerError::Signals)?;
+    private_dir(&config.data)?;
+    let _lock = Lock::take(&config.data.join("runner.lock"))?;
+    let bound = Bound::bind(&config.listen).await?;
+    let token = match &config.listen {
+        Listen::Unix(_) => None,
+        Listen::Tcp { token, .. } => Some(token.clone()),
+    };
+    let app = Arc::new(open(config, ending).await?);
+    let ended = app.ended.clone();
+    let address = bound.address();
+    let router = api::router(app.clone(), token);
+    let serving = bound.serve(router, ended.clone());
+    let watching = async {
+        tracing::info!("listening on {address}");
+        listening(&address);
+        wait_for_end(&app, signals).await;
+        tracing::info!("ending: all services are being stopped");
+        app.ending.cancel();
+        // Streams stay open meanwhile, so that a broker hears what becomes of its services.
+        app.table.end().await;
+        ended.cancel();
+    };
+    tokio::join!(serving, watching);
+    Ok(())
+}
+
+async fn open(config: RunnerConfig, ending: CancellationToken) -> Result<App, RunnerError> {
+    let mut workshop = WorkshopConfig::new(config.data.clone());
+    workshop.git_schemes.clone_from(&config.git_schemes);
+    let workshop = Workshop::open(workshop).await?;
+    let build = build_of(&config.jail_exe).await;
+    let shop = Arc::new(Shop::new(config, workshop));
+    let tmp = shop.tmp_root();
+    // What a killed runner left. A directory that can not be removed harms nobody: names are not used twice at once.
+    let _ = tokio::task::spawn_blocking(move || remove_tree(&tmp)).await;
+    Ok(App {
+        table: Table::new(shop.clone()),
+        shop,
+        build,
+        boot: random_hex(),
+        started: Instant::now(),
+        ending,
+        ended: CancellationToken::new(),
+    })
+}
+
+async fn wait_for_end(app: &App, mut signals: Signals) {
+    let orphaned = orphaned(app.shop.events.readers(), app.shop.config.orphan_timeout);
+    tokio::select! {
+        name = signals.next() => tracing::info!("{name} received"),
+        () = app.ending.cancelled() => {}
+        () = orphaned => tracing::warn!("no broker was attached for too long"),
+    }
+}
+
+/// Ends when there was no reader for `limit`.
+async fn orphaned(mut readers: watch::Receiver<usize>, limit: Option<Duration>) {
+    let Some(limit) = limit else { return std::future::pending().await };
+    loop {
+        // The sender lives in the shop, which outlives this.
+        let attached = tokio::time::timeout(limit, readers.wait_for(|n| *n > 0)).await.is_ok();
+        if !attached {
+            return;
+        }
+        if readers.wait_for(|n| *n == 0).await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Version and a hash of the executable, so that a broker sees a runner of another build.
+pub async fn build_of(exe: &Path) -> String {
+    let exe = exe.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || -> std::io::Result<String> {
+        let mut hash = Sha256::new();
+        let mut file = std::fs::File::open(exe)?;
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            match std::io::Read::read(&mut file, &mut chunk)? {
+                0 => return Ok(hex::encode(&hash.finalize()[..8])),
+                n => hash.update(&chunk[..n]),
+            }
+        }
+    });
+    let hash = hashed.await.ok().and_then(Result::ok).unwrap_or_else(|| "unknown".to_owned());
+    format!("{} {hash}", env!("CARGO_PKG_VERSION"))
+}
+
+fn random_hex() -> String {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_ends_only_after_the_whole_time_without_a_broker() {
+        let (count, readers) = watch::channel(0);
+        let limit = Duration::from_secs(600);
+        let started = tokio::time::Instant::now();
+        let visits = async {
+            tokio::time::sleep(Duration::from_secs(500)).await;
+            count.send_replace(1);
+            tokio::time::sleep(Duration::from_secs(5000)).await;
+            count.send_replace(0);
+            tokio::time::sleep(Duration::from_secs(599)).await;
+            assert_eq!(started.elapsed(), Duration::from_secs(6099));
+        };
+        tokio::join!(orphaned(readers, Some(limit)), visits);
+        assert_eq!(started.elapsed(), Duration::from_secs(6100));
+    }
+}

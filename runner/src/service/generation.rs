@@ -1,0 +1,116 @@
+//! What the owner task holds of one generation, and how that looks from outside.
+//!
+//! Here: the record and its projections (report, door). Not here: changing it (see [`super::task`]).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use wire::report::{GenerationReport, Lists, Phase, Reason};
+use wire::runner::Apply;
+
+use super::door::Door;
+use super::state::{Machine, State, Then};
+use crate::instance::Instance;
+use crate::prepare::Prepared;
+
+pub struct Holding {
+    pub apply: Arc<Apply>,
+    pub machine: Machine,
+    pub prepared: Option<Arc<Prepared>>,
+    pub instance: Option<Arc<Instance>>,
+    /// Why it is not ready, or why it was not the last time.
+    pub reason: Option<Arc<Reason>>,
+    /// `Fetching` or `Installing`, as the workshop says.
+    pub step: Phase,
+    /// Ends the prepare or start job that is running.
+    pub cancel: CancellationToken,
+    pub lists: Option<Arc<Lists>>,
+    pub ready_since_ms: Option<i64>,
+    pub memory_bytes: Option<u64>,
+    pub is_pinged: bool,
+    /// Another generation took its place before it was ready.
+    pub is_superseded: bool,
+}
+
+impl Holding {
+    pub fn new(apply: Apply, machine: Machine) -> Self {
+        Self {
+            apply: Arc::new(apply),
+            machine,
+            prepared: None,
+            instance: None,
+            reason: None,
+            step: Phase::Fetching,
+            cancel: CancellationToken::new(),
+            lists: None,
+            ready_since_ms: None,
+            memory_bytes: None,
+            is_pinged: false,
+            is_superseded: false,
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        if self.is_superseded {
+            return Phase::Failed;
+        }
+        match self.machine.state {
+            State::Preparing { .. } => self.step,
+            State::Starting { .. } | State::Halting { then: Then::Wake } => Phase::Starting,
+            State::Ready { .. } => Phase::Ready,
+            State::Idle | State::Halting { then: Then::Idle } => Phase::Idle,
+            State::Backoff { .. } | State::Halting { then: Then::Crashed { .. } } => Phase::Backoff,
+            State::CrashLoop { .. } => Phase::CrashLoop,
+            State::Halting { then: Then::Stopped } => Phase::Stopping,
+            State::Stopped => Phase::Stopped,
+            State::Failed => Phase::Failed,
+        }
+    }
+
+    pub fn report(&self) -> GenerationReport {
+        let phase = self.phase();
+        // A service that works again is not described by what was wrong before.
+        let is_well = matches!(phase, Phase::Ready | Phase::Idle);
+        let instance = self.instance.as_ref();
+        GenerationReport {
+            generation: self.apply.generation,
+            phase,
+            reason: self.reason.as_deref().filter(|_| !is_well).cloned(),
+            pin: self
+                .prepared
+                .as_ref()
+                .map(|prepared| prepared.pin.clone())
+                .or_else(|| self.apply.pin.clone()),
+            restarts: self.machine.restarts,
+            ready_since_ms: self.ready_since_ms.filter(|_| phase == Phase::Ready),
+            pid: instance.map(|instance| instance.pid),
+            memory_bytes: self.memory_bytes.filter(|_| instance.is_some()),
+        }
+    }
+
+    /// What a caller finds at this generation.
+    pub fn door(&self) -> Door {
+        match (self.machine.state, &self.instance) {
+            (State::Ready { .. }, Some(instance)) => Door::Open(instance.client.clone()),
+            (State::Idle | State::Halting { then: Then::Idle }, _) => Door::Asleep,
+            (State::Failed | State::CrashLoop { .. }, _) => match &self.reason {
+                Some(reason) => Door::Shut(reason.clone()),
+                None => Door::Soon(None),
+            },
+            (State::Stopped | State::Halting { then: Then::Stopped }, _) => Door::Removed,
+            _ => Door::Soon(self.reason.clone()),
+        }
+    }
+
+    /// When it will have been without a call for as long as its spec allows.
+    pub fn idle_at(&self, now: Instant) -> Option<Instant> {
+        let (State::Ready { .. }, Some(instance)) = (self.machine.state, &self.instance) else { return None };
+        let allowed = std::time::Duration::from_secs(u64::from(self.apply.spec.idle_stop_s?));
+        Some(now + allowed.saturating_sub(instance.client.unused_for()))
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.machine.state, State::Ready { .. })
+    }
+}

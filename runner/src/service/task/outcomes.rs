@@ -1,0 +1,154 @@
+//! What follows when a job comes back.
+//!
+//! Here: outcomes into events of the machine, and the swap. Not here: starting jobs that the machine asks for.
+//! Invariant: an outcome of an instance that is no longer its generation's changes nothing.
+
+use std::sync::Arc;
+
+use wire::ErrorCode;
+use wire::report::{Lists, Reason};
+
+use super::super::generation::Holding;
+use super::super::jobs::{self, Outcome, Pong};
+use super::super::state::Event;
+use super::{Nonce, ServiceTask};
+use crate::instance::{Ended, Instance};
+use crate::logs::{Stream, now_ms};
+
+/// A sample that moved less than this is not news.
+const MEMORY_STEP: u64 = 1 << 20;
+
+impl ServiceTask {
+    pub(super) fn finished(&mut self, nonce: Nonce, outcome: Outcome) {
+        let Some(held) = self.held.get_mut(&nonce) else { return };
+        // What comes from an instance that is no longer this generation's says nothing about it.
+        let is_current =
+            |instance: &Arc<Instance>| held.instance.as_ref().is_some_and(|i| Arc::ptr_eq(i, instance));
+        match outcome {
+            Outcome::Prepared(Ok(prepared)) => {
+                held.prepared = Some(Arc::new(prepared));
+                self.step(nonce, Event::Prepared);
+            }
+            Outcome::Prepared(Err(reason)) => self.failed(nonce, reason, Event::PrepareFailed),
+            Outcome::Started(Ok((instance, lists))) => self.started(nonce, instance, lists),
+            Outcome::Started(Err(reason)) => self.failed(nonce, reason, Event::StartFailed),
+            Outcome::Lost(instance, reason) if is_current(&instance) => {
+                if !held.is_ready() {
+                    return;
+                }
+                self.failed(nonce, reason, Event::Lost);
+                if self.serving != Some(nonce) && self.candidate != Some(nonce) {
+                    // It was finishing its last calls.
+                    self.step(nonce, Event::Stop);
+                }
+            }
+            Outcome::Pinged(instance, pong) if is_current(&instance) => {
+                held.is_pinged = false;
+                self.ponged(nonce, &instance, pong);
+            }
+            Outcome::Relisted(instance, changes, lists) if is_current(&instance) => {
+                if let Some(lists) = lists {
+                    held.lists = Some(Arc::new(lists));
+                    self.publish_lists(nonce);
+                }
+                let limit = self.shop.config.start_timeout;
+                self.jobs.spawn(async move { (nonce, jobs::relist(instance, changes, limit).await) });
+            }
+            Outcome::Sampled(instance, Some(bytes)) if is_current(&instance) => {
+                if held.memory_bytes.is_none_or(|before| before.abs_diff(bytes) >= MEMORY_STEP) {
+                    held.memory_bytes = Some(bytes);
+                }
+            }
+            Outcome::Drained => self.step(nonce, Event::Stop),
+            Outcome::Gone(ended) => self.gone(nonce, ended),
+            Outcome::Lost(..)
+            | Outcome::Pinged(..)
+            | Outcome::Relisted(..)
+            | Outcome::Sampled(..)
+            | Outcome::Over => {}
+        }
+    }
+
+    fn failed(&mut self, nonce: Nonce, reason: Reason, event: Event) {
+        let Some(held) = self.held.get_mut(&nonce) else { return };
+        if !held.is_superseded && reason.code != ErrorCode::Superseded {
+            let generation = held.apply.generation;
+            self.log.push(Stream::Runner, &format!("generation {generation}: {}", reason.message));
+            tracing::info!(mesh.id = %self.key.mesh, service.name = %self.key.name, code = %reason.code,
+                "service {} generation {generation}: {}", self.key.name, reason.message);
+            held.reason = Some(Arc::new(reason));
+        }
+        self.step(nonce, event);
+    }
+
+    fn ponged(&mut self, nonce: Nonce, instance: &Instance, pong: Pong) {
+        let event = match pong {
+            Pong::Answered => Event::PingAnswered,
+            Pong::Missed => Event::PingMissed { busy: instance.client.in_flight() > 0 },
+            Pong::Void => return,
+        };
+        self.step(nonce, event);
+        if let Some(held) = self.held.get_mut(&nonce)
+            && pong == Pong::Missed
+            && !held.is_ready()
+        {
+            let message = "the server did not answer several pings in a row".to_owned();
+            let reason = Reason { code: ErrorCode::InstanceLost, message, stderr: vec![] };
+            self.log.push(Stream::Runner, &reason.message);
+            held.reason = Some(Arc::new(reason));
+        }
+    }
+
+    fn started(&mut self, nonce: Nonce, instance: Instance, lists: Lists) {
+        let instance = Arc::new(instance);
+        let Some(held) = self.held.get_mut(&nonce) else { return };
+        held.instance = Some(instance.clone());
+        held.lists = Some(Arc::new(lists));
+        held.ready_since_ms = Some(now_ms());
+        held.is_pinged = false;
+        self.step(nonce, Event::Started);
+        if !self.held.get(&nonce).is_some_and(Holding::is_ready) {
+            return;
+        }
+        let (limit, changes) = (self.shop.config.start_timeout, instance.changes());
+        let (watched, listed, sampled) = (instance.clone(), instance.clone(), instance.clone());
+        self.jobs.spawn(async move { (nonce, jobs::watch(watched).await) });
+        self.jobs.spawn(async move { (nonce, jobs::relist(listed, changes, limit).await) });
+        self.jobs.spawn(async move { (nonce, jobs::sample(sampled).await) });
+        if instance.client.is_modern() && instance.greeting.offers.changes {
+            self.jobs.spawn(async move { (nonce, jobs::listen(instance).await) });
+        }
+        self.log.push(Stream::Runner, "ready");
+        if self.candidate == Some(nonce) {
+            self.swap(nonce);
+        }
+        self.publish_lists(nonce);
+    }
+
+    /// From here on calls go to the candidate; the one before it may finish what it has.
+    fn swap(&mut self, nonce: Nonce) {
+        self.candidate = None;
+        let Some(old) = self.serving.replace(nonce) else { return };
+        self.publish();
+        match self.held.get(&old).filter(|held| held.is_ready()).and_then(|held| held.instance.clone()) {
+            Some(instance) => drop(self.jobs.spawn(async move { (old, jobs::drain(instance).await) })),
+            None => self.step(old, Event::Stop),
+        }
+    }
+
+    fn gone(&mut self, nonce: Nonce, ended: Ended) {
+        if ended == Ended::Unknown {
+            tracing::error!(mesh.id = %self.key.mesh, service.name = %self.key.name,
+                "it is not certain that all processes of service {} are gone", self.key.name);
+            if let Some(removal) = &mut self.removal {
+                removal.is_certain = false;
+            }
+        }
+        if let Some(held) = self.held.get_mut(&nonce) {
+            held.instance = None;
+            held.ready_since_ms = None;
+            held.memory_bytes = None;
+        }
+        self.step(nonce, Event::Gone);
+    }
+}

@@ -1,0 +1,134 @@
+//! What a service may be asked to be. Pure.
+//!
+//! Here: rules over an [`Apply`]. Not here: rules of sources (see [`crate::prepare`]).
+//! Invariant: a message names the field and the rule, never a value.
+
+use wire::ErrorCode;
+use wire::runner::Apply;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadWish {
+    #[error("environment name `{0}` must be letters, digits and `_`, and not start with a digit")]
+    EnvName(String),
+    #[error("environment variable `{0}` is refused: it changes how programs are loaded")]
+    EnvLoader(String),
+    #[error("environment variable `{0}` is set by the runner")]
+    EnvOurs(String),
+    #[error("environment variable `{0}` holds a NUL character")]
+    EnvNul(String),
+    #[error("no value was sent for environment variable `{0}`")]
+    EnvMissing(String),
+    #[error("a value was sent for `{0}`, which `env_names` does not name")]
+    EnvUnnamed(String),
+    #[error("`args` holds a NUL character")]
+    ArgNul,
+    #[error("`limits.{0}` must be between {1} and {2}")]
+    Limit(&'static str, u32, u32),
+    #[error("`idle_stop_s` must be at least 1")]
+    Idle,
+}
+
+impl BadWish {
+    pub fn code(&self) -> ErrorCode {
+        ErrorCode::InvalidArgs
+    }
+}
+
+/// Checks everything that needs no I/O.
+pub fn check(apply: &Apply) -> Result<(), BadWish> {
+    let Apply { generation: _, spec, secrets, pin: _, proven: _ } = apply;
+    for name in &spec.env_names {
+        check_name(name)?;
+        let value = secrets.env.get(name).ok_or_else(|| BadWish::EnvMissing(name.clone()))?;
+        if value.expose().contains('\0') {
+            return Err(BadWish::EnvNul(name.clone()));
+        }
+    }
+    if let Some(name) = secrets.env.keys().find(|name| !spec.env_names.contains(name)) {
+        return Err(BadWish::EnvUnnamed(name.clone()));
+    }
+    if spec.args.iter().any(|arg| arg.contains('\0')) {
+        return Err(BadWish::ArgNul);
+    }
+    if spec.idle_stop_s == Some(0) {
+        return Err(BadWish::Idle);
+    }
+    let limits = spec.limits;
+    for (name, value, least, most) in [
+        ("memory_mb", limits.memory_mb, 64, 65_536),
+        ("open_files", limits.open_files, 64, 65_536),
+        ("file_size_mb", limits.file_size_mb, 1, 1_048_576),
+    ] {
+        if !(least..=most).contains(&value) {
+            return Err(BadWish::Limit(name, least, most));
+        }
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), BadWish> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if name.is_empty() || name.len() > 256 || name.as_bytes()[0].is_ascii_digit() || !name.bytes().all(plain)
+    {
+        return Err(BadWish::EnvName(name.chars().take(64).filter(|c| !c.is_control()).collect()));
+    }
+    match name {
+        "NODE_OPTIONS" | "BASH_ENV" => Err(BadWish::EnvLoader(name.to_owned())),
+        _ if name.starts_with("LD_") => Err(BadWish::EnvLoader(name.to_owned())),
+        "PATH" | "HOME" | "TMPDIR" => Err(BadWish::EnvOurs(name.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn wish(change: impl FnOnce(&mut serde_json::Value)) -> Result<(), BadWish> {
+        let mut apply = json!({
+            "generation": 1, "proven": false, "secrets": {"env": {}},
+            "spec": {"source": {"type": "npx", "package": "x"}},
+        });
+        change(&mut apply);
+        check(&serde_json::from_value(apply).expect("an apply"))
+    }
+
+    fn with_env(name: &str) -> Result<(), BadWish> {
+        wish(|apply| {
+            apply["spec"]["env_names"] = json!([name]);
+            apply["secrets"]["env"][name] = json!("hunter2");
+        })
+    }
+
+    #[test]
+    fn names_that_load_code_are_refused_and_ordinary_ones_are_not() {
+        for name in ["API_KEY", "_x", "NODE_ENV", "LDAP_URL"] {
+            assert_eq!(with_env(name), Ok(()), "{name}");
+        }
+        for name in
+            ["LD_PRELOAD", "LD_AUDIT", "NODE_OPTIONS", "BASH_ENV", "PATH", "HOME", "A=B", "1A", "", "A B"]
+        {
+            let refused = with_env(name).expect_err(name);
+            assert!(!refused.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn names_and_values_must_match() {
+        let named = wish(|apply| apply["spec"]["env_names"] = json!(["A"]));
+        assert_eq!(named, Err(BadWish::EnvMissing("A".to_owned())));
+        let unnamed = wish(|apply| apply["secrets"]["env"] = json!({"B": "x"}));
+        assert_eq!(unnamed, Err(BadWish::EnvUnnamed("B".to_owned())));
+    }
+
+    #[test]
+    fn limits_outside_their_range_are_refused() {
+        for (name, value) in [("memory_mb", 1), ("open_files", 70_000), ("file_size_mb", 0)] {
+            assert!(wish(|apply| apply["spec"]["limits"] = json!({ name: value })).is_err(), "{name}");
+        }
+        assert_eq!(wish(|apply| apply["spec"]["idle_stop_s"] = json!(0)), Err(BadWish::Idle));
+        assert_eq!(wish(|_| {}), Ok(()));
+    }
+}

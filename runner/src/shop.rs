@@ -1,0 +1,70 @@
+//! What every service of this runner shares, and where on disk things are.
+//!
+//! Here: configuration, workshop, events, paths. Not here: services.
+//! Invariant: a path under the data directory is made of checked ids only.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use wire::ServiceKey;
+
+use crate::config::RunnerConfig;
+use crate::events::Events;
+use crate::prepare::Workshop;
+
+/// An artefact this young may belong to a deploy that no report names yet.
+const YOUNG: Duration = Duration::from_secs(600);
+
+pub struct Shop {
+    pub config: RunnerConfig,
+    pub workshop: Workshop,
+    pub events: Events,
+    n_tmp: AtomicU64,
+    prepared: Mutex<Vec<(Instant, String)>>,
+}
+
+impl Shop {
+    pub fn new(config: RunnerConfig, workshop: Workshop) -> Self {
+        Self {
+            config,
+            workshop,
+            events: Events::default(),
+            n_tmp: AtomicU64::new(1),
+            prepared: Mutex::default(),
+        }
+    }
+
+    pub fn note_prepared(&self, artefact: &str) {
+        let mut prepared = self.prepared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        prepared.retain(|(at, _)| at.elapsed() < YOUNG);
+        prepared.push((Instant::now(), artefact.to_owned()));
+    }
+
+    /// Artefacts that were prepared a short while ago.
+    pub fn young_artefacts(&self) -> Vec<String> {
+        let prepared = self.prepared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        prepared.iter().filter(|(at, _)| at.elapsed() < YOUNG).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Everything that a service may keep.
+    pub fn data_of(&self, key: &ServiceKey) -> PathBuf {
+        self.config.data.join("services").join(key.mesh.as_str()).join(key.name.as_str())
+    }
+
+    /// `HOME` of all generations of a service.
+    pub fn home_of(&self, key: &ServiceKey) -> PathBuf {
+        self.data_of(key).join("home")
+    }
+
+    /// Where the instances' temporary directories are; emptied when the runner starts.
+    pub fn tmp_root(&self) -> PathBuf {
+        self.config.data.join("tmp")
+    }
+
+    /// A new path for one instance.
+    pub fn new_tmp(&self) -> PathBuf {
+        self.tmp_root().join(self.n_tmp.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+}

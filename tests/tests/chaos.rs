@@ -1,0 +1,166 @@
+//! Kills at random moments, fifty rounds, then the invariants: every wished service answers, nothing is lost, doubled or
+//! left behind.
+//!
+//! `CHAOS_SEED=…` repeats a run (its kills and their order; not the scheduler's).
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::{Peer, World, eventually, fixture, processes};
+
+const ROUNDS: u32 = 50;
+const SERVICES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+/// SplitMix64: small, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Broker,
+    Runner,
+    Both,
+    Server,
+    JailHelper,
+}
+
+const VICTIMS: [Victim; 5] = [Victim::Broker, Victim::Runner, Victim::Both, Victim::Server, Victim::JailHelper];
+
+/// What is under way when the kill comes.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    Quiet,
+    Call,
+    Deploy,
+}
+
+const MOMENTS: [Moment; 3] = [Moment::Quiet, Moment::Call, Moment::Deploy];
+
+struct Story<'a> {
+    world: &'a World,
+    dice: Dice,
+    /// Generation that was reported ready last, per service.
+    proven: [i64; SERVICES.len()],
+}
+
+impl Story<'_> {
+    async fn round(&mut self, n: u32) {
+        let victim = VICTIMS[self.dice.roll(5) as usize];
+        let moment = MOMENTS[self.dice.roll(3) as usize];
+        let service = self.dice.roll(3) as usize;
+        let delay = Duration::from_millis(self.dice.roll(120));
+        eprintln!("round {n}: kill {victim:?} {delay:?} into {moment:?} of {}", SERVICES[service]);
+        let peer = self.world.owner.peer().await;
+        let name = SERVICES[service];
+        match moment {
+            Moment::Quiet => self.kill(victim, delay).await,
+            Moment::Call => {
+                let call = json!({ "serverName": name, "toolName": "sleep", "args": { "ms": 100 } });
+                let mut answers = peer.ask("mcp_call", call).await;
+                self.kill(victim, delay).await;
+                // A result, a typed error, or the end of a dead broker's socket; never silence.
+                if let Some(frame) = answers.next().await {
+                    assert!(frame["result"].is_object() || frame["code"].is_string(), "{frame}");
+                }
+            }
+            Moment::Deploy => {
+                let folder = fixture::python_folder(&self.world.folder("python"));
+                let version = format!("--args=round{n}");
+                let args = ["deploy", name, folder.to_str().unwrap(), "--args=normal", &version];
+                let mut deploy = self.world.owner.command(args).spawn().unwrap();
+                self.kill(victim, delay).await;
+                // The deployer hears success or failure, or loses the broker; the record decides below.
+                let waited = tokio::time::timeout(Duration::from_secs(120), deploy.wait()).await;
+                waited.expect("the deployer is not left waiting").unwrap();
+            }
+        }
+        self.check(n).await;
+    }
+
+    async fn kill(&self, victim: Victim, delay: Duration) {
+        tokio::time::sleep(delay).await;
+        match victim {
+            Victim::Broker => self.world.kill_9_broker().await,
+            Victim::Runner => self.kill_runner(),
+            Victim::Both => {
+                self.world.kill_9_broker().await;
+                self.kill_runner();
+            }
+            Victim::Server => self.kill_one("server.py"),
+            Victim::JailHelper => self.kill_one("claudemesh jail"),
+        }
+        if matches!(victim, Victim::Broker | Victim::Both) {
+            self.world.up().await;
+        }
+    }
+
+    fn kill_runner(&self) {
+        self.world.runners().into_iter().for_each(processes::kill_9);
+    }
+
+    fn kill_one(&self, what: &str) {
+        let found = processes::of(self.world.path());
+        if let Some(process) = found.iter().find(|p| p.command.contains(what)) {
+            processes::kill_9(process.pid);
+        }
+    }
+
+    async fn check(&mut self, n: u32) {
+        let peer = self.world.owner.peer().await;
+        for (at, name) in SERVICES.iter().enumerate() {
+            let status = eventually("every service answers", async || answers(&peer, name).await).await;
+            let generation = status["generation"].as_i64().unwrap();
+            assert!(generation >= self.proven[at], "round {n}: {name} went back from {}: {status}", self.proven[at]);
+            self.proven[at] = generation;
+        }
+        eventually("one runner, one helper and one server per service", async || {
+            let found = processes::of(self.world.path());
+            let count = |what: &str| found.iter().filter(|p| p.command.contains(what)).count();
+            let is_even = count("claudemesh runner ") == 1
+                && count("server.py") == SERVICES.len()
+                && count("claudemesh jail") == SERVICES.len();
+            is_even.then_some(())
+        })
+        .await;
+        let listed = peer.request("mcp_catalog", json!({})).await;
+        assert_eq!(listed["services"].as_array().unwrap().len(), SERVICES.len(), "round {n}: {listed}");
+    }
+}
+
+/// The status of a service that answers a call with the version that its record names.
+async fn answers(peer: &Peer, name: &str) -> Option<serde_json::Value> {
+    let answer = peer.call(name, "version", json!({})).await;
+    let version = answer["result"].is_object().then(|| fixture::text(&answer["result"]))?;
+    let status = peer.request("mcp_status", json!({ "server_name": name })).await["service"].clone();
+    let settled = status["phase"] == "ready" && status["args"].as_array()?.last()? == &json!(version);
+    settled.then_some(status)
+}
+
+#[tokio::test]
+async fn fifty_kills_at_random_moments_lose_double_and_leave_nothing() {
+    let seed = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| tests::peer::now_ms().unsigned_abs());
+    eprintln!("CHAOS_SEED={seed}");
+    World::scene(async |world| {
+        let folder = fixture::python_folder(&world.folder("python"));
+        for name in SERVICES {
+            world.owner.ok(["deploy", name, folder.to_str().unwrap(), "--args=normal", "--args=round0"]).await;
+        }
+        let mut story = Story { world, dice: Dice(seed), proven: [1; SERVICES.len()] };
+        for n in 1..=ROUNDS {
+            story.round(n).await;
+        }
+        let total: i64 = story.proven.iter().sum();
+        eprintln!("{ROUNDS} rounds, {} deploys survived", total - SERVICES.len() as i64);
+    })
+    .await;
+}
