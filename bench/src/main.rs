@@ -1,1 +1,63 @@
-fn main() {}
+//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|all] --binary PATH`.
+//!
+//! Each measures against a baseline in the same run, so that ratios hold on any machine.
+
+mod calls;
+mod direct;
+mod figures;
+mod stage;
+mod states;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+const USAGE: &str = "usage: bench [calls|lists|redeploy|restart|memory|all] [--binary PATH]";
+const ALL: [&str; 5] = ["calls", "lists", "redeploy", "restart", "memory"];
+
+struct Wanted {
+    what: Vec<String>,
+    binary: PathBuf,
+}
+
+fn wanted(mut args: impl Iterator<Item = String>) -> Result<Wanted> {
+    let mut what = Vec::new();
+    let mut binary = None;
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--binary" => binary = Some(PathBuf::from(args.next().context(USAGE)?)),
+            "all" => what.extend(ALL.map(str::to_owned)),
+            name if ALL.contains(&name) => what.push(name.to_owned()),
+            _ => bail!(USAGE),
+        }
+    }
+    if what.is_empty() {
+        bail!(USAGE);
+    }
+    let beside = std::env::current_exe()?.with_file_name("claudemesh");
+    let binary = binary.unwrap_or(beside).canonicalize().context("the claudemesh binary")?;
+    Ok(Wanted { what, binary })
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Wanted { what, binary } = wanted(std::env::args().skip(1))?;
+    println!("Measured on: {}.", figures::machine());
+    if cfg!(debug_assertions) {
+        println!("\n**A debug build: these figures mean nothing.**");
+    }
+    for name in what {
+        run(&name, &binary).await.with_context(|| format!("bench {name}"))?;
+    }
+    Ok(())
+}
+
+async fn run(name: &str, binary: &Path) -> Result<()> {
+    match name {
+        "calls" => calls::run(binary).await,
+        "lists" => states::lists(binary).await,
+        "redeploy" => states::redeploy(binary).await,
+        "restart" => states::restart(binary).await,
+        _ => states::memory(binary).await,
+    }
+}

@@ -43,7 +43,9 @@ pub enum CallError {
     /// The text that clients of the original protocol know.
     #[error("MCP server \"{0}\" not found in mesh")]
     NotFound(String),
-    #[error("`{0}` can not be asked of a hosted server; use one of tools/call, prompts/get, resources/read, completion/complete")]
+    #[error(
+        "`{0}` can not be asked of a hosted server; use one of tools/call, prompts/get, resources/read, completion/complete"
+    )]
     Method(String),
     #[error("the request can not be written: {0}")]
     Unwritable(#[from] serde_json::Error),
@@ -103,20 +105,19 @@ pub fn deadline(asked_ms: Option<u64>) -> Duration {
     asked_ms.map_or(DEFAULT_DEADLINE, Duration::from_millis).clamp(Duration::from_millis(1), MAX_DEADLINE)
 }
 
-/// Carries out a call. `on_event` gets each notification that belongs to it, in order.
-///
-/// # Errors
-/// [`CallError`].
-pub async fn call(
-    broker: &Broker,
-    call: Call<'_>,
-    on_event: impl AsyncFnMut(RawJson),
-) -> Result<RawJson, CallError> {
-    let begun = Instant::now();
-    let mut meter = Meter { begun, outcome: Outcome::Cancelled };
-    let answer = attempt(broker, call, on_event, begun).await;
-    meter.outcome = answer.as_ref().map_or_else(CallError::outcome, |_| Outcome::Ok);
-    answer
+/// A call that was sent. Dropping it cancels the call.
+pub struct Ongoing {
+    lines: Lines,
+    ends: Instant,
+    meter: Meter,
+}
+
+/// One line of an answer.
+pub enum Said {
+    /// A notification that belongs to the call.
+    Event(RawJson),
+    /// The result; there is nothing after it.
+    Result(RawJson),
 }
 
 /// Counts a call however it ends; one that is dropped before its answer was cancelled.
@@ -131,35 +132,63 @@ impl Drop for Meter {
     }
 }
 
-async fn attempt(
-    broker: &Broker,
-    call: Call<'_>,
-    mut on_event: impl AsyncFnMut(RawJson),
-    begun: Instant,
-) -> Result<RawJson, CallError> {
+/// Sends a call on its way.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn begin(broker: &Broker, call: Call<'_>) -> Result<Ongoing, CallError> {
+    let begun = Instant::now();
+    let mut meter = Meter { begun, outcome: Outcome::Cancelled };
+    match send(broker, call, begun).await {
+        Ok((lines, ends)) => Ok(Ongoing { lines, ends, meter }),
+        Err(error) => {
+            meter.outcome = error.outcome();
+            Err(error)
+        }
+    }
+}
+
+async fn send(broker: &Broker, call: Call<'_>, begun: Instant) -> Result<(Lines, Instant), CallError> {
     if !METHODS.contains(&call.method) {
         return Err(CallError::Method(crate::error::shown(call.method)));
     }
     let key = callable(&call)?;
-    let ends = begun + call.deadline;
-    let rpc = |params: Option<RawJson>| Rpc {
+    let rpc = Rpc {
         method: call.method.to_owned(),
-        params,
-        deadline_ms: u64::try_from(ends.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0),
+        params: call.params,
+        deadline_ms: u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX),
         events: call.events,
     };
-    let body = Bytes::from(serde_json::to_vec(&rpc(call.params))?);
-    let mut lines = open(broker, &key, body, ends).await?;
-    loop {
-        let next = timeout_at(ends + SLACK, lines.next()).await.map_err(|_| CallError::Deadline)?;
+    let body = Bytes::from(serde_json::to_vec(&rpc)?);
+    let ends = begun + call.deadline;
+    Ok((open(broker, &key, body, ends).await?, ends))
+}
+
+impl Ongoing {
+    /// The next notification, or the result.
+    ///
+    /// # Errors
+    /// [`CallError`]; there is nothing after it.
+    pub async fn next(&mut self) -> Result<Said, CallError> {
+        let said = self.read().await;
+        match &said {
+            Ok(Said::Event(_)) => {}
+            Ok(Said::Result(_)) => self.meter.outcome = Outcome::Ok,
+            Err(error) => self.meter.outcome = error.outcome(),
+        }
+        said
+    }
+
+    async fn read(&mut self) -> Result<Said, CallError> {
+        let next = timeout_at(self.ends + SLACK, self.lines.next()).await.map_err(|_| CallError::Deadline)?;
         let line = next?.ok_or(RunnerError::Lost)?;
         let RpcLine { event, result, error } =
             serde_json::from_slice(&line).map_err(|e| RunnerError::Nonsense(e.to_string()))?;
         match (event, result, error) {
-            (Some(event), None, None) => on_event(event).await,
-            (None, Some(result), None) => return Ok(result),
-            (None, None, Some(failure)) => return Err(RunnerError::Refused(Box::new(failure)).into()),
-            _ => return Err(RunnerError::Nonsense("a line is one of event, result, error".into()).into()),
+            (Some(event), None, None) => Ok(Said::Event(event)),
+            (None, Some(result), None) => Ok(Said::Result(result)),
+            (None, None, Some(failure)) => Err(RunnerError::Refused(Box::new(failure)).into()),
+            _ => Err(RunnerError::Nonsense("a line is one of event, result, error".into()).into()),
         }
     }
 }

@@ -93,9 +93,8 @@ pub fn schema(service: &ServiceView, tool: Option<&str>) -> McpSchemaResult {
     };
     let named = lists.tools.iter().map(|raw| (drift::tool_name(raw).unwrap_or_default(), raw));
     let wanted = named.filter(|(name, _)| tool.is_none_or(|tool| tool == name));
-    let (names, tools) = wanted
-        .map(|(name, raw)| (catalog::names::svc_name(service.name(), &name), raw.clone()))
-        .unzip();
+    let (names, tools) =
+        wanted.map(|(name, raw)| (catalog::names::svc_name(service.name(), &name), raw.clone())).unzip();
     McpSchemaResult {
         server_name,
         tools,

@@ -32,10 +32,10 @@ impl FrameError {
     }
 
     /// Logs the source under a fresh id; the peer sees the id only.
-    pub fn internal(source: &dyn std::error::Error) -> Self {
+    pub fn internal(source: &(dyn std::error::Error + 'static)) -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let id = &id[..12];
-        tracing::error!(error.id = id, error = source as &dyn std::error::Error, "request failed inside: {source}");
+        tracing::error!(error.id = id, error = source, "request failed inside: {source}");
         Self::new(ErrorCode::Internal, format!("internal failure {id}; the broker's log tells more"))
     }
 

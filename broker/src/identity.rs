@@ -95,9 +95,8 @@ pub fn session_keys(hello: &SessionHello) -> Result<(SessionKeys, &Attestation),
 /// # Errors
 /// `malformed`, `expired`, `ttl_too_long` or `bad_signature`.
 pub fn prove_attestation(attestation: &Attestation, keys: &SessionKeys, now_ms: i64) -> Result<(), Refusal> {
-    let refuse = |code: ErrorCode, label| {
-        Refusal::labelled(code, format!("attestation rejected: {code}"), label)
-    };
+    let refuse =
+        |code: ErrorCode, label| Refusal::labelled(code, format!("attestation rejected: {code}"), label);
     let ends = attestation.expires_at;
     let now = now_ms as f64;
     if !ends.is_finite() {
@@ -127,9 +126,8 @@ pub fn prove_session(
     mesh: &MeshId,
     now_ms: i64,
 ) -> Result<(), Refusal> {
-    let refuse = |code: ErrorCode, label| {
-        Refusal::labelled(code, format!("session_hello rejected: {code}"), label)
-    };
+    let refuse =
+        |code: ErrorCode, label| Refusal::labelled(code, format!("session_hello rejected: {code}"), label);
     let at = signed_time(hello.timestamp, now_ms)
         .ok_or_else(|| refuse(ErrorCode::TimestampSkew, "session_timestamp_skew"))?;
     let bytes = canonical::session_hello(mesh, keys.parent.as_str(), keys.session.as_str(), at);

@@ -18,6 +18,7 @@ use crate::{clock, fresh, identity, members};
 
 const MAX_USES: u32 = 1000;
 
+/// The text of each is what `POST /join` answers; a refusal is its code alone.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     #[error("{0}")]
@@ -26,16 +27,6 @@ pub enum JoinError {
     Refused(ErrorCode),
     #[error("storage failed")]
     Store(#[from] StoreError),
-}
-
-impl JoinError {
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            Self::Field(_) => ErrorCode::InvalidArgs,
-            Self::Refused(code) => *code,
-            Self::Store(error) => error.code(),
-        }
-    }
 }
 
 /// The text form of an invite: base64url of its payload.

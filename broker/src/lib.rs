@@ -1,3 +1,37 @@
-//! The broker.
+//! The broker: the only thing that clients talk to.
+//!
+//! Here: identity, mesh routing, what people want hosted, and making the runner hold it. Not here: processes and
+//! namespaces (the runner), the rules of who may do what (`catalog`), files and signals of the machine (the binary).
+//!
+//! ```text
+//!   http ─┬─ peer ──▶ deploy, calls, members, invites ──▶ store
+//!         │                │            │                   │
+//!         └────────────────┴── views ◀──┴─── (snapshot) ◀───┘
+//!                              observed ◀── reconcile ◀──▶ runner
+//! ```
 
+mod app;
+mod bootstrap;
+mod calls;
+mod clock;
+mod config;
+mod deploy;
+mod describe;
+mod error;
+mod fresh;
+mod http;
+mod identity;
+mod invites;
+mod members;
+mod metrics;
+mod observed;
+mod peer;
+mod reconcile;
+mod runner;
 pub mod store;
+mod views;
+
+pub use app::{App, Broker, BuildError};
+pub use bootstrap::{Bootstrapped, bootstrap};
+pub use config::{Config, Limits, RunnerLink};
+pub use vault::AtRestKey;

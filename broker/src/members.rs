@@ -21,7 +21,8 @@ const MAX_LABEL: usize = 64;
 /// `not_found`, `forbidden`, `invalid_args` or `conflict`.
 pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Result<Member, FrameError> {
     let MemberUpdate { member, role, role_tag, groups, revoke } = frame;
-    let role = role.map(|role| Role::parse(&role)).transpose().map_err(|e| FrameError::invalid(e.to_string()))?;
+    let role =
+        role.map(|role| Role::parse(&role)).transpose().map_err(|e| FrameError::invalid(e.to_string()))?;
     labels_are_valid(role_tag.as_deref(), groups.as_deref())?;
     let mut tx = broker.store.begin().await?;
     let found = tx.members().by_name_or_id(&caller.mesh, &member).await?;
@@ -63,7 +64,9 @@ async fn rest_services_of(broker: &Broker, member: &Member) -> Result<(), FrameE
 
 fn changed(error: StoreError) -> FrameError {
     match error {
-        StoreError::Conflict => FrameError::new(ErrorCode::Conflict, "the member was changed at the same time"),
+        StoreError::Conflict => {
+            FrameError::new(ErrorCode::Conflict, "the member was changed at the same time")
+        }
         other => other.into(),
     }
 }
@@ -80,7 +83,11 @@ fn labels_are_valid(role_tag: Option<&str>, groups: Option<&[Group]>) -> Result<
                 && is_label(&group.name)
                 && group.role.as_deref().is_none_or(is_label)
         });
-    if are_valid { Ok(()) } else { Err(FrameError::invalid("groups: at most 64, each named in 1 to 64 characters")) }
+    if are_valid {
+        Ok(())
+    } else {
+        Err(FrameError::invalid("groups: at most 64, each named in 1 to 64 characters"))
+    }
 }
 
 /// Groups are kept without the leading `@`.

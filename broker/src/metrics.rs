@@ -30,7 +30,8 @@ const REFUSALS: &[&str] = &[
     "hello_timeout",
 ];
 
-const CALL_BUCKETS: &[f64] = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const CALL_BUCKETS: &[f64] =
+    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 pub const PHASES: &[Phase] = &[
     Phase::Fetching,
@@ -59,7 +60,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: &[Self] = &[Self::Ok, Self::McpError, Self::Refused, Self::Timeout, Self::Cancelled, Self::Lost];
+    const ALL: &[Self] =
+        &[Self::Ok, Self::McpError, Self::Refused, Self::Timeout, Self::Cancelled, Self::Lost];
 
     fn as_str(self) -> &'static str {
         match self {

@@ -93,7 +93,8 @@ impl Runner {
     /// [`RunnerError`].
     pub async fn events(&self) -> Result<Lines, RunnerError> {
         let request = self.request(Method::GET, "/v1/events");
-        let opened = tokio::time::timeout(SHORT, send(request)).await.map_err(|_| RunnerError::Unavailable)?;
+        let opened =
+            tokio::time::timeout(SHORT, send(request)).await.map_err(|_| RunnerError::Unavailable)?;
         Ok(Lines::new(opened?))
     }
 

@@ -62,7 +62,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let size = fs::metadata(path).map_err(|e| unreadable(path, &e))?.len();
     if size > MAX_PACKED {
         let (size, limit) = (units::size(size), units::size(MAX_PACKED));
-        return Err(Failure::of_code(wire::ErrorCode::TooLarge, format!("{} is {size}; the limit is {limit}", path.display())));
+        return Err(Failure::of_code(
+            wire::ErrorCode::TooLarge,
+            format!("{} is {size}; the limit is {limit}", path.display()),
+        ));
     }
     fs::read(path).map_err(|e| unreadable(path, &e))
 }
@@ -94,7 +97,9 @@ fn collect(root: &Path, inside: &Path, entries: &mut Vec<Entry>) -> Result<(), F
             let target = fs::read_link(found.path()).map_err(|e| unreadable(&found.path(), &e))?;
             if !stays_inside(inside, &target) {
                 let message = format!("{} is a link that leads out of the folder", found.path().display());
-                return Err(Failure::user(message).with_cure("Replace it by what it points to, or leave it out."));
+                return Err(
+                    Failure::user(message).with_cure("Replace it by what it points to, or leave it out.")
+                );
             }
             entries.push(Entry { path, size: 0, link: Some(target), is_executable: false });
         }

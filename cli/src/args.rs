@@ -6,8 +6,8 @@ mod deploy;
 mod roles;
 mod services;
 
-pub use deploy::{Audience, DeployArgs};
-pub use roles::{BrokerArgs, DataArgs, ListenArg, RunnerArgs, UpArgs};
+pub use deploy::DeployArgs;
+pub use roles::{BrokerArgs, DataArgs, KeyArgs, LimitArgs, ListenArg, RunnerArgs, UpArgs};
 pub use services::{CallArgs, LogsArgs, NameArgs, ScopeArgs, ToolsArgs};
 
 use std::time::Duration;
@@ -201,13 +201,17 @@ mod tests {
 
     #[test]
     fn in_scope_mesh_is_the_audience() {
-        let Command::Scope(args) = parse("claudemesh --mesh acme scope echo --mesh").command else { panic!() };
+        let Command::Scope(args) = parse("claudemesh --mesh acme scope echo --mesh").command else {
+            panic!()
+        };
         assert!(matches!(args.audience(), Ok(Some(wire::Scope::Mesh))));
     }
 
     #[test]
     fn two_audiences_are_refused() {
-        for line in ["scope e --mesh --peer", "scope e --group a --role b", "deploy e --mesh-wide --peers a p"] {
+        for line in
+            ["scope e --mesh --peer", "scope e --group a --role b", "deploy e --mesh-wide --peers a p"]
+        {
             assert!(Cli::try_parse_from(format!("claudemesh {line}").split_whitespace()).is_err(), "{line}");
         }
     }

@@ -138,7 +138,8 @@ impl From<ClientError> for Failure {
         };
         failure.stderr = error.stderr().to_vec();
         if matches!(error, ClientError::Unreachable { .. }) {
-            failure.cure = Some("Is it running? Start it with `claudemesh up`, or see `claudemesh doctor`.".to_owned());
+            failure.cure =
+                Some("Is it running? Start it with `claudemesh up`, or see `claudemesh doctor`.".to_owned());
         }
         failure
     }

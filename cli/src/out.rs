@@ -109,12 +109,14 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     });
     table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
     for row in rows {
-        table.add_row(row.into_iter().zip(header).map(|(text, name)| {
-            if *name == "STATE" { state_cell(text) } else { Cell::new(text) }
-        }));
+        table.add_row(
+            row.into_iter()
+                .zip(header)
+                .map(|(text, name)| if *name == "STATE" { state_cell(text) } else { Cell::new(text) }),
+        );
     }
     let text = table.to_string();
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -123,7 +125,10 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_keeps_every_cell() {
-        let text = table(&["NAME", "STATE"], vec![vec!["a-long-name".into(), "ready".into()], vec!["b".into(), "x".into()]]);
+        let text = table(
+            &["NAME", "STATE"],
+            vec![vec!["a-long-name".into(), "ready".into()], vec!["b".into(), "x".into()]],
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0].find("STATE"), lines[1].find("ready"));

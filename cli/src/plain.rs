@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn ordinary_text_in_any_script_is_untouched() {
-        for text in ["plain ascii\n\tindented", "日本語 العربية ελληνικά", "👩‍💻 é ñ", ""] {
+        for text in ["plain ascii\n\tindented", "日本語 العربية ελληνικά", "👩‍💻 é ñ", ""]
+        {
             assert_eq!(plain(text), text);
         }
     }

@@ -77,8 +77,8 @@ fn environment(flags: &[String], files: &[std::path::PathBuf]) -> Result<BTreeMa
                 .map_err(|e| Failure::user(format!("cannot read {}: {e}", file.display())))?,
         );
         for (at, line) in text.expose().lines().enumerate() {
-            if let Some((name, value)) =
-                env_line(line).map_err(|why| Failure::user(format!("{}, line {}: {why}", file.display(), at + 1)))?
+            if let Some((name, value)) = env_line(line)
+                .map_err(|why| Failure::user(format!("{}, line {}: {why}", file.display(), at + 1)))?
             {
                 values.insert(name, value);
             }
@@ -169,7 +169,10 @@ mod tests {
             })
         );
         let git = json("claudemesh deploy g --git https://x/y --ref v1 --subdir a");
-        assert_eq!(git["source"], serde_json::json!({"type":"git","url":"https://x/y","ref":"v1","subdir":"a"}));
+        assert_eq!(
+            git["source"],
+            serde_json::json!({"type":"git","url":"https://x/y","ref":"v1","subdir":"a"})
+        );
         assert_eq!(git["scope"], serde_json::Value::Null);
     }
 

@@ -25,7 +25,12 @@ const ALTERNATIVES: &str = "Host a package with `-- npx PACKAGE …` or `-- uvx 
 /// Exactly one source.
 pub fn choose(deploy: &DeployArgs) -> Result<Wanted, Failure> {
     let command = (!deploy.command.is_empty()).then_some(());
-    let given = [deploy.path.as_ref().map(|_| ()), deploy.uvx.as_ref().map(|_| ()), deploy.git.as_ref().map(|_| ()), command];
+    let given = [
+        deploy.path.as_ref().map(|_| ()),
+        deploy.uvx.as_ref().map(|_| ()),
+        deploy.git.as_ref().map(|_| ()),
+        command,
+    ];
     match given.iter().flatten().count() {
         1 => {}
         0 => return Err(Failure::user("nothing to deploy").with_cure(ALTERNATIVES)),
@@ -49,7 +54,9 @@ fn with_bin(wanted: Wanted, chosen: Option<String>) -> Result<Wanted, Failure> {
         (wanted, None) => Ok(wanted),
         (Wanted::Npx { package, bin: None, args }, bin) => Ok(Wanted::Npx { package, bin, args }),
         (Wanted::Uvx { package, bin: None, args }, bin) => Ok(Wanted::Uvx { package, bin, args }),
-        (Wanted::Npx { .. } | Wanted::Uvx { .. }, _) => Err(Failure::user("the command names its executable already; leave --bin out")),
+        (Wanted::Npx { .. } | Wanted::Uvx { .. }, _) => {
+            Err(Failure::user("the command names its executable already; leave --bin out"))
+        }
         _ => Err(Failure::user("--bin is for packages; name the file to start with --entry")),
     }
 }
@@ -83,7 +90,9 @@ pub fn by_command(command: &[String]) -> Result<Wanted, Failure> {
         ("uvx", words) => uvx(words),
         ("uv", ["tool", "run", words @ ..]) | ("pipx", ["run", words @ ..]) => uvx(words),
         _ => {
-            let message = format!("`{program}` is not a command that can be hosted: the runner has neither your files nor your tools");
+            let message = format!(
+                "`{program}` is not a command that can be hosted: the runner has neither your files nor your tools"
+            );
             Err(Failure::user(message).with_cure(ALTERNATIVES))
         }
     }
@@ -141,7 +150,11 @@ fn uvx(words: &[&str]) -> Result<Wanted, Failure> {
     Ok(Wanted::Uvx { package, bin, args })
 }
 
-fn value_of<'a>(program: &str, option: &str, rest: &'a [&'a str]) -> Result<(&'a str, &'a [&'a str]), Failure> {
+fn value_of<'a>(
+    program: &str,
+    option: &str,
+    rest: &'a [&'a str],
+) -> Result<(&'a str, &'a [&'a str]), Failure> {
     match rest {
         [value, rest @ ..] if !value.starts_with('-') => Ok((value, rest)),
         _ => Err(Failure::user(format!("`{program} {option}` needs a package"))),
@@ -157,7 +170,9 @@ fn once(slot: &mut Option<String>, value: &str) -> Result<(), Failure> {
 
 fn split(program: &str, words: &[&str]) -> Result<(String, Vec<String>), Failure> {
     match words {
-        [name, args @ ..] if !name.is_empty() => Ok(((*name).to_owned(), args.iter().map(|a| (*a).to_owned()).collect())),
+        [name, args @ ..] if !name.is_empty() => {
+            Ok(((*name).to_owned(), args.iter().map(|a| (*a).to_owned()).collect()))
+        }
         _ => Err(Failure::user(format!("`{program}` without a package"))),
     }
 }
@@ -166,7 +181,8 @@ fn split(program: &str, words: &[&str]) -> Result<(String, Vec<String>), Failure
 fn plain_package(program: &str, package: String) -> Result<String, Failure> {
     if package.starts_with("git+") || package.contains("://") || package.starts_with("github:") {
         let message = format!("`{program}` with a repository is not hosted");
-        return Err(Failure::user(message).with_cure("Deploy the repository itself: `claudemesh deploy NAME --git URL`."));
+        return Err(Failure::user(message)
+            .with_cure("Deploy the repository itself: `claudemesh deploy NAME --git URL`."));
     }
     if package.starts_with(['.', '/', '~', '-']) {
         let message = format!("`{program} {package}` names a file of this machine");
@@ -177,8 +193,9 @@ fn plain_package(program: &str, package: String) -> Result<String, Failure> {
 
 fn unknown_option(program: &str, word: &str) -> Failure {
     let option = word.split('=').next().unwrap_or(word);
-    Failure::user(format!("`{program} {option}` can not be hosted as it is"))
-        .with_cure(format!("Write `-- {program} PACKAGE arguments…`; options of {program} itself are the runner's business."))
+    Failure::user(format!("`{program} {option}` can not be hosted as it is")).with_cure(format!(
+        "Write `-- {program} PACKAGE arguments…`; options of {program} itself are the runner's business."
+    ))
 }
 
 #[cfg(test)]
@@ -209,7 +226,13 @@ mod tests {
             ("npm exec -- pkg --stdio", "npx", "pkg", None, "--stdio"),
             ("bunx pkg", "npx", "pkg", None, ""),
             ("pnpm dlx pkg a", "npx", "pkg", None, "a"),
-            ("uvx mcp-server-time --local-timezone=UTC", "uvx", "mcp-server-time", None, "--local-timezone=UTC"),
+            (
+                "uvx mcp-server-time --local-timezone=UTC",
+                "uvx",
+                "mcp-server-time",
+                None,
+                "--local-timezone=UTC",
+            ),
             ("uvx pkg@1.2", "uvx", "pkg@1.2", None, ""),
             ("uvx --from pkg[extra]==1.0 tool a", "uvx", "pkg[extra]==1.0", Some("tool"), "a"),
             ("uvx --from=pkg tool", "uvx", "pkg", Some("tool"), ""),
@@ -246,7 +269,11 @@ mod tests {
 
     #[test]
     fn bin_belongs_to_packages_that_do_not_name_one() {
-        let npx = |bin: Option<&str>| Wanted::Npx { package: "p".into(), bin: bin.map(str::to_owned), args: vec![] };
+        let npx = |bin: Option<&str>| Wanted::Npx {
+            package: "p".into(),
+            bin: bin.map(str::to_owned),
+            args: vec![],
+        };
         assert_eq!(with_bin(npx(None), Some("b".into())).unwrap(), npx(Some("b")));
         assert!(with_bin(npx(Some("a")), Some("b".into())).is_err());
         assert!(with_bin(Wanted::Folder("x".into()), Some("b".into())).is_err());

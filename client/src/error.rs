@@ -71,18 +71,39 @@ pub(crate) struct LooseError {
     #[serde(default)]
     message: String,
     #[serde(default)]
-    error: String,
+    error: Option<HttpError>,
     #[serde(default)]
     stderr: Vec<String>,
 }
 
+/// `POST /join` answers `{ok:false, error:"invite_expired"}`, every other route `{error:{code, message}}`.
+#[derive(serde::Deserialize)]
+#[serde(from = "serde_json::Value")]
+struct HttpError {
+    code: String,
+    message: String,
+}
+
+impl From<serde_json::Value> for HttpError {
+    fn from(value: serde_json::Value) -> Self {
+        let text = |name: &str| value.get(name).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        match value.as_str() {
+            Some(word) => Self { code: word.to_owned(), message: word.to_owned() },
+            None => Self { code: text("code"), message: text("message") },
+        }
+    }
+}
+
 impl From<LooseError> for ClientError {
     fn from(loose: LooseError) -> Self {
-        let LooseError { code, message, error, stderr } = loose;
-        // `POST /join` answers `{ok:false, error:"invite_expired"}`; everything else sends `code`.
-        let text = if code.is_empty() { error.clone() } else { code };
-        let known = read_code(&text);
-        let message = [message, error, text].into_iter().find(|part| !part.is_empty()).unwrap_or_default();
+        let LooseError { mut code, mut message, error, stderr } = loose;
+        if let Some(inner) = error {
+            (code, message) = (inner.code, inner.message);
+        }
+        let known = read_code(&code);
+        if message.is_empty() {
+            message = code;
+        }
         let message = match known {
             Some(code) if message == code.as_str() => code.cause().to_owned(),
             _ => message,
@@ -122,5 +143,13 @@ mod tests {
         assert_eq!(error.code(), Some(ErrorCode::InviteExpired));
         assert_eq!(error.to_string(), ErrorCode::InviteExpired.cause());
         assert_eq!(error.class(), Class::User);
+        assert_eq!(read(r#"{"ok":false,"error":"peer_pubkey: 64 hex"}"#).to_string(), "peer_pubkey: 64 hex");
+    }
+
+    #[test]
+    fn the_error_of_an_http_route_is_read() {
+        let error = read(r#"{"error":{"code":"too_large","message":"at most 50 MiB"}}"#);
+        assert_eq!(error.code(), Some(ErrorCode::TooLarge));
+        assert_eq!(error.to_string(), "at most 50 MiB");
     }
 }

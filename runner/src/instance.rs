@@ -5,13 +5,14 @@
 //! Invariant: an [`Instance`] whose `halt` has returned [`Ended::Confirmed`] has no process left; a dropped one is being
 //! killed.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jail::{Exit, JailSpec, Jailed, Reading, Report};
+use jail::{Exit, JailSpec, Report};
 use tokio::io::AsyncReadExt;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ use crate::diagnosis::{Failure, diagnose, ended};
 use crate::logs::{LINE_BYTES, LogRing, Stream, Voice};
 use crate::mcp::handshake::{self, Greeting};
 use crate::mcp::{self, Client, End, lists};
+use crate::warden::{Life, Order, watch_jail};
 
 /// After stdin is closed, and after SIGTERM.
 const GRACE_STDIN: Duration = Duration::from_secs(2);
@@ -66,26 +68,6 @@ struct Body {
     tmp: PathBuf,
     /// Taken by whoever halts first; a second halt waits for the first.
     tasks: Mutex<JoinSet<()>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Order {
-    Terminate,
-    Kill,
-    /// The helper does not answer.
-    Force,
-}
-
-/// What the jail has reported.
-#[derive(Debug, Clone, Default)]
-struct Life {
-    pid: Option<i32>,
-    failed: Option<Report>,
-    exit: Option<Exit>,
-    /// The jail is over.
-    gone: bool,
-    /// It said itself that no process is left.
-    confirmed: bool,
 }
 
 /// What is known after an instance was ended.
@@ -218,8 +200,10 @@ async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { drop(tell_end.send_replace(Some(conn.await))) });
     tasks.spawn(read_errors(errors, voice.clone()));
-    let control = AsyncFd::new(jailed).map_err(|e| broken(format!("the jail's socket: {e}")))?;
-    tasks.spawn(watch_jail(control, inbox, tell_life));
+    let control = jailed.as_fd().try_clone_to_owned().map(std::os::unix::net::UnixStream::from);
+    let control =
+        control.and_then(UnixStream::from_std).map_err(|e| broken(format!("the jail's socket: {e}")))?;
+    tasks.spawn(watch_jail(jailed, control, inbox, tell_life));
     Ok((Body { orders, life, end, changed, voice, helper_pid, tmp, tasks: Mutex::new(tasks) }, client))
 }
 
@@ -328,66 +312,6 @@ impl Body {
         // An error means that the warden ended; it says `gone` before.
         timeout(limit, life.wait_for(what)).await.is_ok_and(|seen| seen.is_ok())
     }
-}
-
-/// Owns the jail: turns its reports into [`Life`] and carries out orders, until nothing is left.
-async fn watch_jail(mut jail: AsyncFd<Jailed>, mut orders: mpsc::Receiver<Order>, life: watch::Sender<Life>) {
-    loop {
-        tokio::select! {
-            ready = jail.readable_mut() => {
-                let Ok(mut ready) = ready else { break };
-                match ready.get_inner_mut().try_read_report() {
-                    Ok(Reading::Report(report)) => {
-                        if note(report, &life) { break }
-                    }
-                    Ok(Reading::Empty) => ready.clear_ready(),
-                    Ok(Reading::Closed) | Err(_) => {
-                        tracing::warn!("a jail helper ended without saying that its tree is gone");
-                        break;
-                    }
-                }
-            }
-            order = orders.recv() => {
-                // A helper that can not be told is ending; its socket says so above.
-                let _ = match order {
-                    Some(Order::Terminate) => jail.get_ref().terminate(),
-                    Some(Order::Kill) => jail.get_ref().kill(),
-                    Some(Order::Force) => {
-                        let swept = jail.get_mut().force_kill().is_ok();
-                        life.send_modify(|life| life.confirmed = swept);
-                        break;
-                    }
-                    // The instance was dropped: so is the jail, which kills the tree.
-                    None => return,
-                };
-            }
-        }
-    }
-    let mut jail = jail.into_inner();
-    // Reaps the helper, so that no zombie stays.
-    let reaped = tokio::task::spawn_blocking(move || jail.wait(Duration::from_secs(5)).ok().flatten());
-    if !matches!(reaped.await, Ok(Some(_))) {
-        tracing::warn!("a jail helper did not end after its tree was gone");
-    }
-    life.send_modify(|life| life.gone = true);
-}
-
-/// True when it was the last report.
-fn note(report: Report, life: &watch::Sender<Life>) -> bool {
-    match report {
-        Report::Step { .. } => {}
-        Report::Started { pid } => life.send_modify(|life| life.pid = i32::try_from(pid).ok()),
-        failed @ Report::Failed { .. } => life.send_modify(|life| life.failed = Some(failed)),
-        Report::Exited(exit) => life.send_modify(|life| life.exit = Some(exit)),
-        Report::Stuck { processes } => {
-            tracing::warn!(processes, "processes of a service outlive SIGKILL; still trying");
-        }
-        Report::Gone => {
-            life.send_modify(|life| life.confirmed = true);
-            return true;
-        }
-    }
-    false
 }
 
 /// Lines of stderr into the log; a line without end is cut, so that it can not eat memory.

@@ -21,6 +21,7 @@ mod run;
 pub mod service;
 pub mod shop;
 pub mod table;
+mod warden;
 
 pub use config::{Listen, RunnerConfig};
 pub use run::{RunnerError, build_of, run, run_until};

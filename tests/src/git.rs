@@ -25,9 +25,10 @@ impl GitHost {
     pub async fn start(root: PathBuf) -> Self {
         std::fs::create_dir_all(&root).unwrap();
         let served = root.clone();
-        let router = Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
-            answer(served.clone(), method, uri, headers, body)
-        });
+        let router =
+            Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
+                answer(served.clone(), method, uri, headers, body)
+            });
         Self { root, web: Web::serve(router).await }
     }
 
@@ -60,7 +61,10 @@ impl GitHost {
 /// git that reads no configuration of the machine.
 fn plain_git(dir: &Path) -> Command {
     let mut git = Command::new("git");
-    git.current_dir(dir).kill_on_drop(true).env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null");
+    git.current_dir(dir)
+        .kill_on_drop(true)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null");
     for who in ["AUTHOR", "COMMITTER"] {
         git.env(format!("GIT_{who}_NAME"), "tests").env(format!("GIT_{who}_EMAIL"), "tests@example.org");
     }

@@ -193,7 +193,8 @@ impl Peer {
         let mut events = self.events.lock().await;
         loop {
             let push = timeout(PATIENCE, events.recv()).await;
-            let push = push.unwrap_or_else(|_| panic!("no {event} of {name} came")).expect("the socket is open");
+            let push =
+                push.unwrap_or_else(|_| panic!("no {event} of {name} came")).expect("the socket is open");
             if push["event"] == event && push["eventData"]["name"] == name {
                 return push["eventData"].clone();
             }

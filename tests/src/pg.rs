@@ -92,11 +92,22 @@ async fn start() -> anyhow::Result<(PathBuf, Child)> {
         chown(&dir, Some(user.uid), Some(user.gid))?;
     }
     let data = dir.join("data");
-    let mut initdb = programs.command("initdb", &dir);
-    initdb.arg("-D").arg(&data).args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]);
-    let made = timeout(START, initdb.output()).await.context("initdb hangs")??;
+    let mut initdb = programs.command("initdb", "KILL", &dir);
+    initdb.arg("-D").arg(&data).args([
+        "-A",
+        "trust",
+        "-U",
+        "postgres",
+        "-E",
+        "UTF8",
+        "--no-locale",
+        "--no-sync",
+    ]);
+    let made = timeout(START, initdb.output()).await.context("initdb hangs")?;
+    let made = made.context("running initdb by way of setpriv")?;
     ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-    let mut postgres = programs.command("postgres", &dir);
+    // QUIT: the postmaster ends at once and takes its children along.
+    let mut postgres = programs.command("postgres", "QUIT", &dir);
     postgres.arg("-D").arg(&data).arg("-k").arg(&dir);
     // Only a unix socket in our own directory: no port to collide with anybody.
     for setting in [
@@ -157,7 +168,8 @@ impl Programs {
         let has_both = |dir: &&PathBuf| dir.join("initdb").exists() && dir.join("postgres").exists();
         let bin = places.iter().find(has_both).context("neither PATH nor /usr/lib/postgresql has initdb")?;
         let user = if geteuid().is_root() {
-            let users = ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok().flatten());
+            let users =
+                ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok().flatten());
             Some(users.into_iter().next().context("no user `postgres` or `nobody` to run it")?)
         } else {
             None
@@ -165,14 +177,16 @@ impl Programs {
         Ok(Self { bin: bin.clone(), user })
     }
 
-    /// Runs as that user, and ends with the thread that calls this.
-    fn command(&self, program: &str, dir: &Path) -> Command {
+    /// Runs as that user, and gets `signal` when the thread that calls this is gone.
+    fn command(&self, program: &str, signal: &str, dir: &Path) -> Command {
         let mut command = std::process::Command::new("setpriv");
         if let Some(user) = &self.user {
-            command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid)).arg("--clear-groups");
+            command
+                .arg(format!("--reuid={}", user.uid))
+                .arg(format!("--regid={}", user.gid))
+                .arg("--clear-groups");
         }
-        // QUIT: the postmaster ends at once and takes its children along.
-        command.arg("--pdeathsig=QUIT").arg("--").arg(self.bin.join(program));
+        command.arg(format!("--pdeathsig={signal}")).arg("--").arg(self.bin.join(program));
         // A group of its own: Ctrl-C reaches the tests, and the server ends by the rule above.
         command.current_dir(dir).env("LC_ALL", "C").process_group(0);
         Command::from(command)
@@ -184,7 +198,11 @@ fn remove_dead() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse().ok());
-        let is_dead = |pid| nix::sys::signal::kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH);
+        // Our own id means that an earlier process had it.
+        let is_dead = |pid| {
+            pid == Pid::this().as_raw()
+                || nix::sys::signal::kill(Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH)
+        };
         if pid.is_some_and(is_dead) {
             // Another test process may be removing the same one.
             let _ = std::fs::remove_dir_all(entry.path());

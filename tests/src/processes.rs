@@ -32,7 +32,8 @@ fn look(pid: i32, needle: &str) -> Option<Found> {
     if state == 'Z' || state == 'X' {
         return None;
     }
-    let text = |name: &str| String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned();
+    let text =
+        |name: &str| String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned();
     let link = |name: &str| fs::read_link(dir.join(name)).map(|path| path.to_string_lossy().into_owned());
     let command = text("cmdline").replace('\0', " ");
     let touches = command.contains(needle)
@@ -50,7 +51,8 @@ fn state_and_parent(dir: &Path) -> Option<(char, i32)> {
 
 /// Whether this process runs. A zombie does not.
 pub fn is_alive(pid: i32) -> bool {
-    state_and_parent(&Path::new("/proc").join(pid.to_string())).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+    state_and_parent(&Path::new("/proc").join(pid.to_string()))
+        .is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
 pub fn parent_of(pid: i32) -> Option<i32> {

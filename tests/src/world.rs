@@ -57,18 +57,15 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// `claudemesh` with a clean home, the registries that this machine is configured for, and caches that all tests share.
+/// `claudemesh` with a clean home and the registries that this machine is configured for.
 pub(crate) fn claudemesh(home: &Path, config: &Path) -> Command {
     let mut command = Command::new(binary());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
-    let caches = binary().parent().unwrap().join("test-caches");
     command
         .env("HOME", home)
         .env("CLAUDEMESH_CONFIG_DIR", config)
         .env("PATH", format!("{}:{path}", root.join(".tools/bin").display()))
-        .env("npm_config_cache", caches.join("npm"))
-        .env("UV_CACHE_DIR", caches.join("uv"))
         .env_remove("CLAUDEMESH_DATA")
         .env_remove("DATABASE_URL")
         .current_dir(home)
@@ -96,12 +93,13 @@ impl World {
             act(&world).await;
         };
         let outcome = std::panic::AssertUnwindSafe(story).catch_unwind().await;
-        if outcome.is_err() {
-            world.show_logs();
-        } else {
+        if outcome.is_ok() {
             world.down().await;
         }
         let left = processes::of(world.path());
+        if outcome.is_err() || !left.is_empty() {
+            world.show_logs();
+        }
         world.wipe().await;
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
@@ -115,12 +113,17 @@ impl World {
         std::fs::create_dir_all(&home).unwrap();
         let owner = Person { name: "owner".into(), config: dir.path().join("owner"), home };
         let world = Self { dir, setup, owner, up: Mutex::default(), addr: Mutex::default() };
+        let disk = world.data().join("runner");
+        std::fs::create_dir_all(&disk).unwrap();
         if let Some(mib) = world.setup.runner_disk_mib {
-            let disk = world.data().join("runner");
-            std::fs::create_dir_all(&disk).unwrap();
             let size = format!("size={mib}m");
             let flags = nix::mount::MsFlags::empty();
             nix::mount::mount(Some("tmpfs"), &disk, Some("tmpfs"), flags, Some(size.as_str())).unwrap();
+        } else {
+            // Worlds share what package managers download, or a run would fetch everything a dozen times.
+            let shared = binary().with_file_name("test-cache");
+            std::fs::create_dir_all(&shared).unwrap();
+            std::os::unix::fs::symlink(shared, disk.join("cache")).unwrap();
         }
         world
     }
@@ -146,7 +149,8 @@ impl World {
     }
 
     pub async fn up_with(&self, extra_env: &[(&str, &str)]) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path().join("up.log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.path().join("up.log")).unwrap();
         let listen = self.addr.lock().await.clone().unwrap_or_else(|| "127.0.0.1:0".into());
         let mut command = claudemesh(&self.owner.home, &self.owner.config);
         command

@@ -1,5 +1,7 @@
 //! Bad input and bad servers. Each gets one clear message with a stable code, and nobody else suffers from it.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,8 +12,7 @@ use tests::{Peer, Refusal, Setup, World, fixture, processes};
 /// Deploys the Python fixture in a mode that must not become ready.
 async fn refused_mode(world: &World, mode: &str, more: &[&str]) -> Refusal {
     let folder = fixture::python_folder(&world.folder("python"));
-    let mode = format!("--args={mode}");
-    let name = format!("bad-{}", &mode[7..]);
+    let (name, mode) = (format!("bad-{mode}"), format!("--args={mode}"));
     let mut args = vec!["deploy", &name, folder.to_str().unwrap(), &mode];
     args.extend(more);
     world.owner.refused(args).await
@@ -34,23 +35,33 @@ fn expect(refusal: &Refusal, code: &str, exit: i32, says: &str) {
 async fn what_a_registry_does_not_have_is_told_apart() {
     World::scene(async |world| {
         let owner = &world.owner;
-        let npx = |name: &'static str, package: &'static str| owner.refused(["deploy", name, "--", "npx", "-y", package]);
+        let npx = |name: &'static str, package: &'static str| {
+            owner.refused(["deploy", name, "--", "npx", "-y", package])
+        };
         let (package, version) = tokio::join!(
             npx("package", "@claudemesh-tests/never-was"),
             npx("version", "@modelcontextprotocol/server-everything@0.0.0-none")
         );
         expect(&package, "source_not_found", 4, "never-was");
         expect(&version, "version_not_found", 4, "0.0.0-none");
-        let bin = ["deploy", "x", "--bin", "none", "--", "npx", "-y", "@modelcontextprotocol/server-everything"];
+        let bin =
+            ["deploy", "x", "--bin", "none", "--", "npx", "-y", "@modelcontextprotocol/server-everything"];
         expect(&owner.refused(bin).await, "entry_not_found", 4, "mcp-server-everything");
         let pypi = owner.refused(["deploy", "x", "--uvx", "claudemesh-tests-never-was"]).await;
         expect(&pypi, "source_not_found", 4, "never-was");
         let pypi = owner.refused(["deploy", "x", "--uvx", "mcp-server-time==0.0.0.1"]).await;
         expect(&pypi, "version_not_found", 4, "0.0.0.1");
-        for hostile in ["--registry=http://x", "git+https://example.org/x", "file:/etc", "../x", "https://example.org/x.tgz"] {
+        for hostile in [
+            "--registry=http://x",
+            "git+https://example.org/x",
+            "file:/etc",
+            "../x",
+            "https://example.org/x.tgz",
+        ] {
             let peer = owner.peer().await;
             let source = json!({ "type": "npx", "package": hostile });
-            let answer = peer.ask("mcp_deploy", json!({ "server_name": "y", "source": source })).await.verdict().await;
+            let answer =
+                peer.ask("mcp_deploy", json!({ "server_name": "y", "source": source })).await.verdict().await;
             let code = answer["code"].as_str().or(answer["reason"]["code"].as_str()).unwrap_or_default();
             assert!(["source_refused", "invalid_args"].contains(&code), "{hostile}: {answer}");
         }
@@ -60,7 +71,8 @@ async fn what_a_registry_does_not_have_is_told_apart() {
 
 #[tokio::test]
 async fn what_a_git_host_does_not_have_is_told_apart() {
-    let setup = Setup { env: vec![("CLAUDEMESH_GIT_SCHEMES".into(), "https,http".into())], ..Setup::default() };
+    let setup =
+        Setup { env: vec![("CLAUDEMESH_GIT_SCHEMES".into(), "https,http".into())], ..Setup::default() };
     World::scene_with(setup, async |world| {
         let git = GitHost::start(world.folder("git")).await;
         let files = [("index.js", fixture::NODE), ("package.json", fixture::NODE_PACKAGE)];
@@ -88,7 +100,11 @@ async fn what_a_git_host_does_not_have_is_told_apart() {
             args.extend(&flags);
             let refusal = world.owner.refused(args).await;
             assert_eq!(refusal.code, code, "{flags:?}: {}", refusal.text);
-            assert!(refusal.text.contains(says) && !refusal.text.contains("not-the-token"), "{}", refusal.text);
+            assert!(
+                refusal.text.contains(says) && !refusal.text.contains("not-the-token"),
+                "{}",
+                refusal.text
+            );
             assert!(refusal.exit == exit || code == "source_refused", "{flags:?} exits {}", refusal.exit);
         }
     })
@@ -118,7 +134,11 @@ async fn hostile_archives_are_refused_and_write_nothing() {
             let path = dir.join(name);
             std::fs::write(&path, bytes).unwrap();
             let refusal = world.owner.refused(["deploy", "x", path.to_str().unwrap()]).await;
-            let codes = if name == "bomb.zip" { vec!["archive_rejected", "too_big"] } else { vec!["archive_rejected"] };
+            let codes = if name == "bomb.zip" {
+                vec!["archive_rejected", "too_big"]
+            } else {
+                vec!["archive_rejected"]
+            };
             assert!(codes.contains(&refusal.code.as_str()), "{name}: {}", refusal.text);
         }
         assert!(!outside.exists() && !std::path::Path::new("/tmp/escaped").exists());
@@ -142,7 +162,8 @@ async fn servers_that_never_become_ready_say_why() {
         assert!(["bad_protocol", "start_timeout"].contains(&garbage.code.as_str()), "{}", garbage.text);
         expect(&needs_env, "start_exited", 4, "API_KEY");
         expect(&many, "too_many_tools", 4, "1000");
-        let (silent, http) = tokio::join!(refused_mode(world, "silent", &[]), refused_mode(world, "http", &[]));
+        let (silent, http) =
+            tokio::join!(refused_mode(world, "silent", &[]), refused_mode(world, "http", &[]));
         expect(&silent, "start_timeout", 4, "");
         expect(&http, "http_server", 4, "stdio");
         let servers = processes::of(world.path()).into_iter().filter(|p| p.command.contains("server.py"));
@@ -157,7 +178,10 @@ async fn a_server_that_prints_on_stdout_or_answers_what_nobody_asked_still_works
         let peer = deploy_mode(world, "banner", "banner").await;
         assert_eq!(peer.call_text("banner", "echo", json!({ "text": "hi" })).await, "hi");
         let logs = peer.request("mcp_logs", json!({ "server_name": "banner", "lines": 50 })).await;
-        assert!(logs["lines"].to_string().contains("Welcome to the fixture"), "the banner is in the log: {logs}");
+        assert!(
+            logs["lines"].to_string().contains("Welcome to the fixture"),
+            "the banner is in the log: {logs}"
+        );
         deploy_mode(world, "spoof", "spoof").await;
         for n in 0..20 {
             let text = n.to_string();
@@ -213,7 +237,11 @@ async fn names_and_fields_that_are_not_allowed_are_refused_by_name() {
             let frame = json!({ "server_name": "x", "source": source, "config": config });
             assert_eq!(peer.request("mcp_deploy", frame).await["code"], "not_enforced");
         }
-        assert_eq!(peer.request("mcp_catalog", json!({})).await["services"], json!([]), "nothing was recorded");
+        assert_eq!(
+            peer.request("mcp_catalog", json!({})).await["services"],
+            json!([]),
+            "nothing was recorded"
+        );
     })
     .await;
 }
@@ -231,7 +259,11 @@ async fn a_full_disk_is_told_and_the_previous_version_keeps_serving() {
         let zip = world.folder("archives").join("large.zip");
         // Noise, so that it is large on both sides of the compression.
         let noise: Vec<u8> = (0..30_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        std::fs::write(&zip, fixture::zip_of(&[("server.py", fixture::PYTHON.as_bytes()), ("noise", &noise)])).unwrap();
+        std::fs::write(
+            &zip,
+            fixture::zip_of(&[("server.py", fixture::PYTHON.as_bytes()), ("noise", &noise)]),
+        )
+        .unwrap();
         let refusal = world.owner.refused(["deploy", "small", zip.to_str().unwrap()]).await;
         expect(&refusal, "disk_full", 5, "space");
         assert_eq!(peer.call_text("small", "echo", json!({ "text": "serves on" })).await, "serves on");
@@ -267,7 +299,11 @@ async fn every_wrong_hello_is_refused_with_its_own_code_and_close() {
             let mut socket = dial(&url).await;
             let (frames, close) = exchange(&mut socket, hello.to_string(), usize::MAX).await;
             assert_eq!(frames.len(), 1, "{code}: {frames:?}");
-            assert_eq!((&frames[0]["type"], &frames[0]["code"]), (&json!("error"), &json!(code)), "{frames:?}");
+            assert_eq!(
+                (&frames[0]["type"], &frames[0]["code"]),
+                (&json!("error"), &json!(code)),
+                "{frames:?}"
+            );
             let close = close.expect("a close frame");
             assert_eq!((u16::from(close.code), close.reason.as_str()), (1008, code));
         }
@@ -343,7 +379,11 @@ async fn invites_are_used_once_and_a_changed_one_is_refused() {
         payload["role"] = "admin".into();
         let forged = format!("ic://join/{}", engine.encode(payload.to_string()));
         let refused = person("Cy").refused(["join", &forged]).await;
-        assert!(["invite_bad_signature", "invite_not_found"].contains(&refused.code.as_str()), "{}", refused.text);
+        assert!(
+            ["invite_bad_signature", "invite_not_found"].contains(&refused.code.as_str()),
+            "{}",
+            refused.text
+        );
     })
     .await;
 }

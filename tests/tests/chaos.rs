@@ -3,6 +3,8 @@
 //!
 //! `CHAOS_SEED=…` repeats a run (its kills and their order; not the scheduler's).
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -33,7 +35,8 @@ enum Victim {
     JailHelper,
 }
 
-const VICTIMS: [Victim; 5] = [Victim::Broker, Victim::Runner, Victim::Both, Victim::Server, Victim::JailHelper];
+const VICTIMS: [Victim; 5] =
+    [Victim::Broker, Victim::Runner, Victim::Both, Victim::Server, Victim::JailHelper];
 
 /// What is under way when the kill comes.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +122,11 @@ impl Story<'_> {
         for (at, name) in SERVICES.iter().enumerate() {
             let status = eventually("every service answers", async || answers(&peer, name).await).await;
             let generation = status["generation"].as_i64().unwrap();
-            assert!(generation >= self.proven[at], "round {n}: {name} went back from {}: {status}", self.proven[at]);
+            assert!(
+                generation >= self.proven[at],
+                "round {n}: {name} went back from {}: {status}",
+                self.proven[at]
+            );
             self.proven[at] = generation;
         }
         eventually("one runner, one helper and one server per service", async || {
@@ -153,7 +160,10 @@ async fn fifty_kills_at_random_moments_lose_double_and_leave_nothing() {
     World::scene(async |world| {
         let folder = fixture::python_folder(&world.folder("python"));
         for name in SERVICES {
-            world.owner.ok(["deploy", name, folder.to_str().unwrap(), "--args=normal", "--args=round0"]).await;
+            world
+                .owner
+                .ok(["deploy", name, folder.to_str().unwrap(), "--args=normal", "--args=round0"])
+                .await;
         }
         let mut story = Story { world, dice: Dice(seed), proven: [1; SERVICES.len()] };
         for n in 1..=ROUNDS {

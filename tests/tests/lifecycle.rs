@@ -1,5 +1,7 @@
 //! The life of a service through the real binary: deploy, call, update, roll back, stop, start, remove; who sees what.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use serde_json::{Value, json};
 use tests::person::Person;
 use tests::{Peer, World, eventually, fixture, processes};
@@ -66,7 +68,11 @@ async fn a_failed_update_keeps_the_old_version_serving_and_says_why() {
         let folder = fixture::python_folder(&world.folder("python"));
         let refused = world.owner.refused(["deploy", "kept", folder.to_str().unwrap(), "--args=exit"]).await;
         assert_eq!((refused.code.as_str(), refused.exit), ("start_exited", 4), "{}", refused.text);
-        assert!(refused.text.contains("the config file is missing"), "the last stderr lines: {}", refused.text);
+        assert!(
+            refused.text.contains("the config file is missing"),
+            "the last stderr lines: {}",
+            refused.text
+        );
         assert_eq!(peer.call_text("kept", "version", json!({})).await, "good");
         assert_eq!(peer.call_text("kept", "pid", json!({})).await, pid, "the same process serves on");
         let status = world.status("kept").await;
@@ -84,8 +90,10 @@ async fn an_idle_service_stops_and_a_call_wakes_it() {
         let peer = world.owner.peer().await;
         let pid: i32 = peer.call_text("sleepy", "pid", json!({})).await.parse().unwrap();
         eventually("the idle service stops", async || (!processes::is_alive(pid)).then_some(())).await;
-        eventually("it is shown as idle", async || (world.status("sleepy").await["phase"] == "idle").then_some(()))
-            .await;
+        eventually("it is shown as idle", async || {
+            (world.status("sleepy").await["phase"] == "idle").then_some(())
+        })
+        .await;
         let tools = peer.request("mcp_schema", json!({ "server_name": "sleepy" })).await;
         assert!(tools["tools"].as_array().unwrap().len() > 5, "{tools}");
         let woken: i32 = peer.call_text("sleepy", "pid", json!({})).await.parse().unwrap();
@@ -100,7 +108,8 @@ async fn logs_show_the_past_and_are_followed_live_without_escape_sequences() {
         deploy(world, &world.owner, "talker", &[]).await;
         let peer = world.owner.peer().await;
         peer.call_text("talker", "log", json!({ "line": "\u{1b}[31mfirst\u{1b}[0m words" })).await;
-        let mut logs = peer.ask("mcp_logs", json!({ "server_name": "talker", "lines": 100, "follow": true })).await;
+        let mut logs =
+            peer.ask("mcp_logs", json!({ "server_name": "talker", "lines": 100, "follow": true })).await;
         let mut seen = logs.next().await.unwrap()["entries"].as_array().unwrap().clone();
         // A line on stderr may be read after the answer on stdout: both are followed to the end.
         peer.call_text("talker", "log", json!({ "line": "second words" })).await;
@@ -119,7 +128,9 @@ async fn logs_show_the_past_and_are_followed_live_without_escape_sequences() {
 
 /// What every read and every call says to somebody out of scope: exactly what it says about a name that never was.
 async fn sees_nothing(peer: &Peer, name: &str) {
-    for (kind, field) in [("mcp_status", "server_name"), ("mcp_schema", "server_name"), ("mcp_logs", "server_name")] {
+    for (kind, field) in
+        [("mcp_status", "server_name"), ("mcp_schema", "server_name"), ("mcp_logs", "server_name")]
+    {
         let hidden = peer.request(kind, json!({ field: name })).await;
         let absent = peer.request(kind, json!({ field: "never-was" })).await;
         assert_eq!(hidden["code"], "not_found", "{kind}: {hidden}");
@@ -181,9 +192,11 @@ async fn what_is_out_of_scope_does_not_exist_and_only_those_concerned_hear_of_a_
             let of_service = events.iter().filter(|e| e["eventData"]["name"] == "scoped");
             of_service.map(|e| e["event"].as_str().unwrap().to_owned()).collect()
         };
-        let gained_lost = ["mcp_undeployed", "mcp_deployed", "mcp_undeployed", "mcp_deployed", "mcp_undeployed"];
+        let gained_lost =
+            ["mcp_undeployed", "mcp_deployed", "mcp_undeployed", "mcp_deployed", "mcp_undeployed"];
         assert_eq!(heard(ana.events_so_far().await), gained_lost);
-        let bo_heard = ["mcp_deployed", "mcp_undeployed", "mcp_deployed", "mcp_scope_changed", "mcp_undeployed"];
+        let bo_heard =
+            ["mcp_deployed", "mcp_undeployed", "mcp_deployed", "mcp_scope_changed", "mcp_undeployed"];
         assert_eq!(heard(bo.events_so_far().await), bo_heard);
     })
     .await;
@@ -249,7 +262,8 @@ async fn a_revoked_member_loses_everything_at_once() {
         let pid: i32 = ana.call_text("own", "pid", json!({})).await.parse().unwrap();
         world.owner.ok(["member", "Ana", "--revoke"]).await;
         ana.closed().await;
-        eventually("the revoked member's service stops", async || (!processes::is_alive(pid)).then_some(())).await;
+        eventually("the revoked member's service stops", async || (!processes::is_alive(pid)).then_some(()))
+            .await;
         let refusal = Peer::try_connect(&person.broker_url(), &person.identity()).await.err().unwrap();
         assert!(refusal.contains(r#""code":"revoked""#), "{refusal}");
         let refused = person.refused(["ls"]).await;
@@ -274,7 +288,11 @@ async fn what_a_server_says_reaches_the_caller_as_it_was_said() {
             let event = frames.next().await.unwrap();
             assert_eq!(event["type"], "mcp_request_event", "{event}");
             let params = &event["event"]["params"];
-            assert_eq!((&params["progressToken"], &params["progress"]), (&json!("mine"), &json!(step)), "{event}");
+            assert_eq!(
+                (&params["progressToken"], &params["progress"]),
+                (&json!("mine"), &json!(step)),
+                "{event}"
+            );
         }
         assert_eq!(fixture::text(&frames.next().await.unwrap()["result"]), "done");
 
@@ -283,7 +301,11 @@ async fn what_a_server_says_reaches_the_caller_as_it_was_said() {
         let output = world.owner.run(["call", "exact", "fail"]).await;
         assert_eq!(output.status.code(), Some(4), "a failed tool has its own exit code");
         let unknown = peer.call("exact", "no-such-tool", json!({})).await;
-        assert_eq!((&unknown["code"], &unknown["rpc"]["code"]), (&json!("mcp_error"), &json!(-32603)), "{unknown}");
+        assert_eq!(
+            (&unknown["code"], &unknown["rpc"]["code"]),
+            (&json!("mcp_error"), &json!(-32603)),
+            "{unknown}"
+        );
     })
     .await;
 }
@@ -293,7 +315,8 @@ async fn a_cancelled_call_and_a_late_one_end_at_once_and_the_service_goes_on() {
     World::scene(async |world| {
         deploy(world, &world.owner, "slow", &[]).await;
         let peer = world.owner.peer().await;
-        let late = json!({ "serverName": "slow", "toolName": "sleep", "args": { "ms": 60_000 }, "deadlineMs": 300 });
+        let late =
+            json!({ "serverName": "slow", "toolName": "sleep", "args": { "ms": 60_000 }, "deadlineMs": 300 });
         assert_eq!(peer.request("mcp_call", late).await["code"], "call_timeout");
         let long = json!({ "serverName": "slow", "toolName": "sleep", "args": { "ms": 60_000 } });
         let (id, mut answers) = peer.ask_with_id("mcp_call", long).await;
@@ -307,7 +330,10 @@ async fn a_cancelled_call_and_a_late_one_end_at_once_and_the_service_goes_on() {
 
 #[tokio::test]
 async fn a_server_sees_its_own_environment_and_nothing_of_the_platform() {
-    let setup = tests::Setup { env: vec![("SECRET_OF_THE_OPERATOR".into(), "op-5ec2e7".into())], ..Default::default() };
+    let setup = tests::Setup {
+        env: vec![("SECRET_OF_THE_OPERATOR".into(), "op-5ec2e7".into())],
+        ..Default::default()
+    };
     World::scene_with(setup, async |world| {
         deploy(world, &world.owner, "jailed", &["--env", "API_KEY=k-123"]).await;
         let peer = world.owner.peer().await;
@@ -315,7 +341,8 @@ async fn a_server_sees_its_own_environment_and_nothing_of_the_platform() {
         let environ: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
         assert_eq!(environ["API_KEY"], "k-123");
         assert!(!text.contains("op-5ec2e7"), "{text}");
-        let foreign = environ.keys().find(|name| name.starts_with("CLAUDEMESH") || name.starts_with("BROKER_"));
+        let foreign =
+            environ.keys().find(|name| name.starts_with("CLAUDEMESH") || name.starts_with("BROKER_"));
         assert_eq!(foreign, None, "{text}");
         assert_ne!(environ["HOME"], json!(world.owner.home.to_str().unwrap()));
         // The value is in the jail and in no command line, status or log.
@@ -377,7 +404,9 @@ async fn stop_ends_what_the_server_forked_and_hid_in_another_session() {
         peer.call_text("forker", "spawn", json!({})).await;
         let of_server = || -> Vec<_> {
             let found = processes::of(world.path()).into_iter();
-            found.filter(|p| p.command.contains("server.py") || p.command.contains("time.sleep(900)")).collect()
+            found
+                .filter(|p| p.command.contains("server.py") || p.command.contains("time.sleep(900)"))
+                .collect()
         };
         assert_eq!(of_server().len(), 2, "server and hidden grandchild: {:?}", of_server());
         let status = peer.ask("mcp_stop", json!({ "server_name": "forker" })).await.verdict().await;
@@ -391,11 +420,16 @@ async fn stop_ends_what_the_server_forked_and_hid_in_another_session() {
 async fn up_says_who_holds_its_data_and_doctor_finds_nothing_wrong() {
     World::scene(async |world| {
         let data = world.data();
-        let second = world.owner.refused(["up", "--listen=127.0.0.1:0", "--data", data.to_str().unwrap()]).await;
+        let second =
+            world.owner.refused(["up", "--listen=127.0.0.1:0", "--data", data.to_str().unwrap()]).await;
         assert!(second.text.contains("pid") || second.text.contains("process"), "{}", second.text);
-        let doctor = world.owner.run(["doctor", "--data", data.to_str().unwrap()]).await;
-        let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
-        assert!(doctor.status.success(), "{text}\n{}", String::from_utf8_lossy(&doctor.stderr));
+        // The runner comes up beside the broker, and may be a moment later.
+        eventually("doctor finds nothing wrong", async || {
+            let doctor = world.owner.run(["doctor", "--data", data.to_str().unwrap()]).await;
+            doctor.status.success().then_some(())
+        })
+        .await;
+        client::install_tls();
         let http = world.http().await;
         for path in ["/health", "/health/ready", "/metrics"] {
             let status = reqwest::get(format!("{http}{path}")).await.unwrap().status();

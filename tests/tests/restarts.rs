@@ -1,5 +1,7 @@
 //! Death of the broker, of the runner, of both: services go on or come back by themselves, from what was pinned.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -22,7 +24,8 @@ async fn a_killed_broker_comes_back_to_running_services_and_answers_calls_within
         let peer = world.owner.peer().await;
         let pid = peer.call_text("kept", "pid", json!({})).await;
         peer.call_text("kept", "count", json!({})).await;
-        let pending = peer.ask("mcp_call", json!({ "serverName": "kept", "toolName": "sleep", "args": { "ms": 90_000 } }));
+        let pending = peer
+            .ask("mcp_call", json!({ "serverName": "kept", "toolName": "sleep", "args": { "ms": 90_000 } }));
         let mut pending = pending.await;
         world.kill_9_broker().await;
         assert!(pending.next().await.is_none(), "a waiter of a dead broker is not left waiting");
@@ -77,7 +80,19 @@ async fn after_the_death_of_both_up_restores_everything_from_its_pins_without_a_
     // Installing once needs the network; coming back must not.
     World::scene(async |world| {
         deploy(world, "folder").await;
-        world.owner.ok(["deploy", "npm", "--env", "KEY=kept", "--", "npx", "-y", "@modelcontextprotocol/server-memory"]).await;
+        world
+            .owner
+            .ok([
+                "deploy",
+                "npm",
+                "--env",
+                "KEY=kept",
+                "--",
+                "npx",
+                "-y",
+                "@modelcontextprotocol/server-memory",
+            ])
+            .await;
         let pin = world.status("npm").await["pin"].clone();
         world.join("Ana", &[]).await;
         world.kill_9_broker().await;
@@ -85,7 +100,12 @@ async fn after_the_death_of_both_up_restores_everything_from_its_pins_without_a_
         eventually("nothing is left", async || servers(world).is_empty().then_some(())).await;
 
         let dead = "http://127.0.0.1:9/";
-        let offline = [("npm_config_registry", dead), ("UV_INDEX_URL", dead), ("UV_OFFLINE", "1"), ("npm_config_offline", "true")];
+        let offline = [
+            ("npm_config_registry", dead),
+            ("UV_INDEX_URL", dead),
+            ("UV_OFFLINE", "1"),
+            ("npm_config_offline", "true"),
+        ];
         world.up_with(&offline).await;
         let peer = world.owner.peer().await;
         eventually("the folder server is back", async || {
@@ -146,7 +166,8 @@ async fn a_service_that_was_removed_while_the_runner_was_dead_stays_removed() {
 async fn a_deploy_outlives_its_deployer_and_the_broker_that_took_it() {
     World::scene_with(Setup::default(), async |world| {
         let folder = fixture::node_folder(&world.folder("node"));
-        let mut deploy = world.owner.command(["deploy", "orphaned", folder.to_str().unwrap()]).spawn().unwrap();
+        let mut deploy =
+            world.owner.command(["deploy", "orphaned", folder.to_str().unwrap()]).spawn().unwrap();
         let peer = world.owner.peer().await;
         eventually("the deploy is recorded", async || {
             let status = peer.request("mcp_status", json!({ "server_name": "orphaned" })).await;

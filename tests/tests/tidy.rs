@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test -p tests --test tidy` writes the generated documents anew.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -111,10 +113,14 @@ fn jail_wire_vault_and_catalog_know_no_runtime_and_no_database() {
     let mut breaches = Vec::new();
     for name in ["jail", "wire", "vault", "catalog"] {
         let table = manifest(name)["dependencies"].as_table().cloned().unwrap();
-        breaches.extend(forbidden.iter().filter(|d| table.contains_key(**d)).map(|d| format!("{name} → {d}")));
+        breaches
+            .extend(forbidden.iter().filter(|d| table.contains_key(**d)).map(|d| format!("{name} → {d}")));
     }
     refuse("crates that do no I/O", breaches);
-    assert!(!manifest("runner")["dependencies"].as_table().unwrap().contains_key("sqlx"), "the runner knows no SQL");
+    assert!(
+        !manifest("runner")["dependencies"].as_table().unwrap().contains_key("sqlx"),
+        "the runner knows no SQL"
+    );
 }
 
 #[test]
@@ -135,7 +141,8 @@ fn unsafe_code_lives_in_the_jail_only_and_each_block_says_why_it_is_sound() {
     let mut breaches = Vec::new();
     for source in sources() {
         for (n, line) in source.code_lines() {
-            let opens = line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
+            let opens =
+                line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl");
             if opens && !source.path.starts_with("jail/") && !source.is_test() {
                 breaches.push(format!("{}:{n}", source.path));
             }
@@ -146,7 +153,8 @@ fn unsafe_code_lives_in_the_jail_only_and_each_block_says_why_it_is_sound() {
 
 #[test]
 fn sql_lives_in_the_store_only() {
-    let verbs = ["\"SELECT ", "\"INSERT INTO ", "\"UPDATE ", "\"DELETE FROM ", "\"CREATE TABLE ", "sqlx::query"];
+    let verbs =
+        ["\"SELECT ", "\"INSERT INTO ", "\"UPDATE ", "\"DELETE FROM ", "\"CREATE TABLE ", "sqlx::query"];
     let mut breaches = Vec::new();
     for source in sources().iter().filter(|s| !s.path.starts_with("broker/src/store") && !s.is_test()) {
         let hits = source.code_lines().filter(|(_, line)| verbs.iter().any(|verb| line.contains(verb)));
@@ -228,7 +236,12 @@ fn migrations_are_pairs_with_a_reason() {
 #[test]
 fn nothing_names_a_package_registry_or_the_machine_it_was_written_on() {
     // In halves, so that this file does not hold what it looks for.
-    let hosts = [("registry.npm", "js.org"), ("pypi", ".org"), ("registry.yarn", "pkg.com"), ("files.python", "hosted.org")];
+    let hosts = [
+        ("registry.npm", "js.org"),
+        ("pypi", ".org"),
+        ("registry.yarn", "pkg.com"),
+        ("files.python", "hosted.org"),
+    ];
     let places = [("/wo", "rk/"), (".libr", "ary")];
     let words: Vec<String> = hosts.iter().chain(&places).map(|(a, b)| format!("{a}{b}")).collect();
     let mut breaches = Vec::new();
@@ -275,7 +288,10 @@ fn the_page_of_errors_is_the_table_in_the_code() {
         fs::write(&path, errors_page()).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == errors_page(), "docs/errors.md is out of date: run UPDATE=1 cargo test -p tests --test tidy");
+    assert!(
+        written == errors_page(),
+        "docs/errors.md is out of date: run UPDATE=1 cargo test -p tests --test tidy"
+    );
 }
 
 #[test]
@@ -284,7 +300,9 @@ fn every_link_between_documents_leads_somewhere() {
     for path in files(&["md"]) {
         let text = fs::read_to_string(&path).unwrap();
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        for target in targets.filter(|t| !t.contains("://") && !t.starts_with('#') && !t.starts_with("mailto:")) {
+        for target in
+            targets.filter(|t| !t.contains("://") && !t.starts_with('#') && !t.starts_with("mailto:"))
+        {
             let file = target.split('#').next().unwrap_or_default();
             if !path.parent().unwrap().join(file).exists() {
                 breaches.push(format!("{} → {target}", path.display()));

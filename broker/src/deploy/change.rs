@@ -81,11 +81,7 @@ impl Change {
     }
 
     fn failed(&self, reason: Reason) -> McpDeployStatus {
-        McpDeployStatus {
-            error: Some(reason.message.clone()),
-            reason: Some(reason),
-            ..self.blank("failed")
-        }
+        McpDeployStatus { error: Some(reason.message.clone()), reason: Some(reason), ..self.blank("failed") }
     }
 }
 
@@ -102,7 +98,9 @@ pub async fn final_status(broker: &Broker, change: &Change, verdict: Verdict) ->
             let serving = serving(broker, change).await.filter(|serving| Some(*serving) != generation);
             McpDeployStatus { serving, ..change.failed(reason) }
         }
-        Verdict::Superseded => change.failed(plain(ErrorCode::Superseded, "a newer request replaced this one")),
+        Verdict::Superseded => {
+            change.failed(plain(ErrorCode::Superseded, "a newer request replaced this one"))
+        }
         Verdict::Stopped { runner_away: false } => change.blank("stopped"),
         Verdict::Stopped { runner_away: true } => {
             let message = "recorded; the runner is away and carries it out when it returns";

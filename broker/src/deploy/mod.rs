@@ -15,7 +15,7 @@ use wire::spec::{Pin, Secrets, ServiceSpec, Source};
 use wire::{ErrorCode, Generation, MemberId, MeshId, Scope, ServiceKey};
 
 pub use change::{Change, News, final_status};
-pub use new_service::{InvalidDeploy, NewService};
+pub use new_service::NewService;
 pub(crate) use sealing::open as open_secrets;
 pub(crate) use sealing::seal as seal_secrets;
 pub use sharing::{deployed_event, set_scope};
@@ -285,11 +285,7 @@ pub async fn undeploy(
 
 /// # Errors
 /// [`DeployError`]; `NotFound` when it is going already.
-pub(crate) async fn set_wanted(
-    broker: &Broker,
-    key: &ServiceKey,
-    wanted: Wanted,
-) -> Result<(), DeployError> {
+pub(crate) async fn set_wanted(broker: &Broker, key: &ServiceKey, wanted: Wanted) -> Result<(), DeployError> {
     let mut tx = broker.store.begin().await?;
     if !tx.services().set_wanted(key, wanted, clock::now_ms()).await? {
         return Err(DeployError::NotFound(key.name.to_string()));

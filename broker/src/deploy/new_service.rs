@@ -119,10 +119,7 @@ fn field(field: &'static str, rule: &'static str) -> InvalidDeploy {
     InvalidDeploy::Field { field, rule }
 }
 
-fn parse_source(
-    raw: DeploySource,
-    name: &ServiceName,
-) -> Result<(Source, Option<Secret>), InvalidDeploy> {
+fn parse_source(raw: DeploySource, name: &ServiceName) -> Result<(Source, Option<Secret>), InvalidDeploy> {
     match raw {
         DeploySource::Npx { package, bin } => {
             let package = package_name(package, name)?;
@@ -145,7 +142,8 @@ fn parse_source(
             Ok((Source::Git { url, reference, subdir }, auth))
         }
         DeploySource::Zip { file_id, format, label } => {
-            let is_digest = file_id.len() == 64 && file_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let is_digest =
+                file_id.len() == 64 && file_id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             if !is_digest {
                 return Err(field("source.file_id", "the id that `POST /v1/uploads` answered"));
             }
@@ -286,7 +284,9 @@ mod tests {
 
     #[test]
     fn variables_that_load_other_code_are_refused() {
-        for bad in ["LD_PRELOAD", "ld_library_path", "NODE_OPTIONS", "BASH_ENV", "PYTHONSTARTUP", "1A", "A-B", ""] {
+        for bad in
+            ["LD_PRELOAD", "ld_library_path", "NODE_OPTIONS", "BASH_ENV", "PYTHONSTARTUP", "1A", "A-B", ""]
+        {
             let error = npx(json!({"env": {bad: "v"}})).expect_err("refused");
             assert_eq!(error.code(), ErrorCode::InvalidArgs, "{bad}");
             assert!(!error.to_string().contains(": v"), "{error}");
@@ -303,7 +303,12 @@ mod tests {
 
     #[test]
     fn limits_have_ranges() {
-        for bad in [json!({"memory_mb": 63}), json!({"open_files": 65_537}), json!({"file_size_mb": 0}), json!({"idle_stop_s": 9})] {
+        for bad in [
+            json!({"memory_mb": 63}),
+            json!({"open_files": 65_537}),
+            json!({"file_size_mb": 0}),
+            json!({"idle_stop_s": 9}),
+        ] {
             assert_eq!(npx(bad).expect_err("refused").code(), ErrorCode::InvalidArgs);
         }
     }

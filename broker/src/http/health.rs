@@ -36,7 +36,8 @@ pub async fn ready(State(broker): State<Arc<Broker>>) -> Response {
             // Names begin with their number, so the order of names is the order of migrations.
             Ok(Ok(newest)) if newest.as_str() >= expected.as_str() => {}
             Ok(Ok(_)) => {
-                let body = json!({"status": "not_ready", "reason": "migration_missing", "expected": expected});
+                let body =
+                    json!({"status": "not_ready", "reason": "migration_missing", "expected": expected});
                 return not_ready(body);
             }
             Ok(Err(_)) | Err(_) => {
@@ -75,8 +76,14 @@ pub async fn metrics(State(broker): State<Arc<Broker>>) -> Response {
     }
     metrics::runner_connected(broker.observed.link().is_up());
     match &broker.metrics {
-        Some(handle) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response(),
-        None => super::failure(StatusCode::NOT_FOUND, "not_found", "metrics are exported by the embedding program"),
+        Some(handle) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response()
+        }
+        None => super::failure(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "metrics are exported by the embedding program",
+        ),
     }
 }
 

@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::json;
-use wire::ErrorCode;
 use wire::peer::mesh::Join;
 
 use crate::app::Broker;
@@ -23,26 +22,14 @@ pub async fn join(State(broker): State<Arc<Broker>>, body: Bytes) -> Response {
     match invites::join(&broker, request).await {
         Ok(joined) => Json(joined).into_response(),
         Err(JoinError::Store(source)) => {
+            let status = StatusCode::from_u16(source.code().http_status());
             let error = FrameError::from(source);
-            let status = if super::is_internal(&error) {
-                StatusCode::INTERNAL_SERVER_ERROR
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
-            refuse(status, &error.message)
+            refuse(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &error.message)
         }
-        Err(error) => {
-            let text = match &error {
-                JoinError::Refused(code) => wire_word(*code).to_owned(),
-                other => other.to_string(),
-            };
-            refuse(StatusCode::BAD_REQUEST, &text)
+        Err(error @ (JoinError::Refused(_) | JoinError::Field(_))) => {
+            refuse(StatusCode::BAD_REQUEST, &error.to_string())
         }
     }
-}
-
-fn wire_word(code: ErrorCode) -> &'static str {
-    code.as_str()
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {

@@ -15,7 +15,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{any, get, post};
 use serde_json::json;
-use wire::ErrorCode;
 
 use crate::app::Broker;
 use crate::error::FrameError;
@@ -67,9 +66,4 @@ impl IntoResponse for FrameError {
         // The table of codes holds valid statuses only; its 499 is one of them.
         failure(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), self.code.as_str(), &self.message)
     }
-}
-
-/// `true` for a code that means that the database is away, not the request wrong.
-fn is_internal(error: &FrameError) -> bool {
-    error.code == ErrorCode::Internal
 }

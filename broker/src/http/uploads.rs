@@ -74,19 +74,17 @@ fn read_claim(headers: &HeaderMap) -> Result<Claim, FrameError> {
 /// The signature, then the member's right to deploy at all.
 async fn admit(broker: &Broker, claim: &Claim) -> Result<(), FrameError> {
     if identity::signed_time(claim.timestamp as f64, clock::now_ms()).is_none() {
-        return Err(FrameError::new(ErrorCode::TimestampSkew, "the signed time is too far from the broker's"));
+        return Err(FrameError::new(
+            ErrorCode::TimestampSkew,
+            "the signed time is too far from the broker's",
+        ));
     }
     let unauthorized = || FrameError::new(ErrorCode::Unauthorized, "not a member of this mesh");
     let view = broker.views.find(&claim.mesh).await?.ok_or_else(unauthorized)?;
     let caller = view.caller(&claim.member).ok_or_else(unauthorized)?;
     let key = view.key_of(&claim.member).ok_or_else(unauthorized)?;
-    let bytes = canonical::http_request(
-        &claim.mesh,
-        &claim.member,
-        claim.timestamp,
-        ("POST", PATH),
-        &claim.sha256,
-    );
+    let bytes =
+        canonical::http_request(&claim.mesh, &claim.member, claim.timestamp, ("POST", PATH), &claim.sha256);
     if !matches!(identity::verify(key.as_str(), &claim.signature, &bytes), Proof::Good(_)) {
         return Err(FrameError::new(ErrorCode::BadSignature, "the signature does not match"));
     }
@@ -102,7 +100,10 @@ async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, FrameError> {
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| FrameError::invalid("the body ended too early"))?;
         if bytes.len() + chunk.len() > limit {
-            return Err(FrameError::new(ErrorCode::TooLarge, format!("an upload holds at most {limit} bytes")));
+            return Err(FrameError::new(
+                ErrorCode::TooLarge,
+                format!("an upload holds at most {limit} bytes"),
+            ));
         }
         bytes.extend_from_slice(&chunk);
     }

@@ -62,11 +62,7 @@ struct Proven {
 ///
 /// # Errors
 /// How the connection ends; the `error` frame that says why is on its way.
-pub async fn admit(
-    broker: &Broker,
-    outbox: &Outbox,
-    text: &Text,
-) -> Result<Option<Arc<Presence>>, Closing> {
+pub async fn admit(broker: &Broker, outbox: &Outbox, text: &Text) -> Result<Option<Arc<Presence>>, Closing> {
     let Text::Utf8(text) = text else {
         metrics::frame_rejected("malformed");
         outbox.refuse(None, FrameError::new(ErrorCode::Malformed, "a frame is UTF-8 text")).await;
@@ -214,8 +210,7 @@ async fn membership(
     let view = broker.views.of(&proven.mesh).await?;
     if member.is_revoked() {
         let mesh = view.mesh_name();
-        let message =
-            format!("You've been removed from \"{mesh}\". Contact the mesh owner to rejoin.");
+        let message = format!("You've been removed from \"{mesh}\". Contact the mesh owner to rejoin.");
         return Err(Refusal::new(ErrorCode::Revoked, message).into());
     }
     let caller = view.caller(&member.id).ok_or_else(no_member)?;

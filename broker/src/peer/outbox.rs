@@ -26,6 +26,7 @@ pub struct Closing {
 
 impl Closing {
     pub const NORMAL: Self = Self { code: close::NORMAL, reason: "" };
+    pub const IDLE: Self = Self { code: close::GOING_AWAY, reason: "idle" };
     pub const REPLACED: Self = Self { code: close::NORMAL, reason: "session_replaced" };
     pub const SHUTDOWN: Self = Self { code: close::GOING_AWAY, reason: "shutting down" };
     pub const BANNED: Self = Self { code: close::BANNED, reason: "banned" };

@@ -203,9 +203,18 @@ mod tests {
         let table = Presences::default();
         let first = presence(&table, 'A', "s", PeerRole::Session);
         assert_eq!(table.enter(&first, 9, String::new()), Entered::Fresh);
-        assert_eq!(table.enter(&presence(&table, 'B', "s", PeerRole::Session), 9, String::new()), Entered::Fresh);
-        assert_eq!(table.enter(&presence(&table, 'A', "s", PeerRole::ControlPlane), 9, String::new()), Entered::Fresh);
-        assert_eq!(table.enter(&presence(&table, 'A', "s", PeerRole::Session), 9, String::new()), Entered::Replaced);
+        assert_eq!(
+            table.enter(&presence(&table, 'B', "s", PeerRole::Session), 9, String::new()),
+            Entered::Fresh
+        );
+        assert_eq!(
+            table.enter(&presence(&table, 'A', "s", PeerRole::ControlPlane), 9, String::new()),
+            Entered::Fresh
+        );
+        assert_eq!(
+            table.enter(&presence(&table, 'A', "s", PeerRole::Session), 9, String::new()),
+            Entered::Replaced
+        );
         assert_eq!(first.outbox.ended().await, Closing::REPLACED);
         assert!(!table.leave(&first));
         assert_eq!(table.count(), 3);
@@ -216,7 +225,13 @@ mod tests {
         let table = Presences::default();
         let first = presence(&table, 'A', "s", PeerRole::Session);
         table.enter(&first, 1, String::new());
-        assert_eq!(table.enter(&presence(&table, 'B', "t", PeerRole::Session), 1, String::new()), Entered::Refused);
-        assert_eq!(table.enter(&presence(&table, 'A', "s", PeerRole::Session), 1, String::new()), Entered::Replaced);
+        assert_eq!(
+            table.enter(&presence(&table, 'B', "t", PeerRole::Session), 1, String::new()),
+            Entered::Refused
+        );
+        assert_eq!(
+            table.enter(&presence(&table, 'A', "s", PeerRole::Session), 1, String::new()),
+            Entered::Replaced
+        );
     }
 }

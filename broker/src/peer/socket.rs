@@ -81,11 +81,7 @@ async fn read(broker: &Arc<Broker>, outbox: &Outbox, stream: &mut Stream) -> Clo
 }
 
 /// Waits for a hello. Anything else is answered and waits on.
-async fn greet(
-    broker: &Arc<Broker>,
-    outbox: &Outbox,
-    stream: &mut Stream,
-) -> Result<Arc<Presence>, Closing> {
+async fn greet(broker: &Arc<Broker>, outbox: &Outbox, stream: &mut Stream) -> Result<Arc<Presence>, Closing> {
     loop {
         match next(stream).await {
             Inbound::End(closing) => return Err(closing),
@@ -118,7 +114,7 @@ async fn converse(mut connection: Connection, stream: &mut Stream) -> Closing {
         tokio::select! {
             // Cancel-safe: a message is taken whole or not at all.
             inbound = timeout_at(heard + idle_limit, next(stream)) => match inbound {
-                Err(_) => return Closing::NORMAL,
+                Err(_) => return Closing::IDLE,
                 Ok(Inbound::End(closing)) => return closing,
                 Ok(Inbound::Nothing) => heard = Instant::now(),
                 Ok(Inbound::Text(text)) => {

@@ -42,7 +42,8 @@ pub fn plan(
     observed: &BTreeMap<ServiceKey, ServiceReport>,
 ) -> Vec<Action> {
     let wanted = wishes.iter().filter_map(|(key, wish)| step(key, *wish, observed.get(key)));
-    let strays = observed.keys().filter(|key| !wishes.contains_key(*key)).cloned().map(Action::Purge);
+    // Nobody asked for a stray's data to go: it may be that the broker lost its database, not the people their wish.
+    let strays = observed.keys().filter(|key| !wishes.contains_key(*key)).cloned().map(Action::Stop);
     wanted.chain(strays).collect()
 }
 
@@ -167,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn strays_are_purged() {
+    fn strays_are_stopped_and_keep_their_data() {
         let observed = BTreeMap::from([(key(9), seen(9, Some(1), None))]);
-        assert_eq!(plan(&BTreeMap::new(), &observed), [Action::Purge(key(9))]);
+        assert_eq!(plan(&BTreeMap::new(), &observed), [Action::Stop(key(9))]);
     }
 
     fn wish() -> impl Strategy<Value = Wish> {

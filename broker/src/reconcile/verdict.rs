@@ -136,12 +136,14 @@ mod tests {
 
     #[test]
     fn a_deploy_is_running_once_it_is_proven_and_serves() {
-        let ready = serving(2, Phase::Ready);
-        let at = |proven, report| verdict(TWO, Some(&desired(2, 2, Wanted::Running, proven)), Some(report), false);
-        assert_eq!(at(false, &ready), None);
-        assert_eq!(at(true, &serving(1, Phase::Ready)), None);
-        assert_eq!(at(true, &serving(2, Phase::Backoff)), None);
-        assert_eq!(at(true, &ready), Some(Verdict::Running));
+        let at = |proven, generation, phase| {
+            let wanted = desired(2, 2, Wanted::Running, proven);
+            verdict(TWO, Some(&wanted), Some(&serving(generation, phase)), false)
+        };
+        assert_eq!(at(false, 2, Phase::Ready), None);
+        assert_eq!(at(true, 1, Phase::Ready), None);
+        assert_eq!(at(true, 2, Phase::Backoff), None);
+        assert_eq!(at(true, 2, Phase::Ready), Some(Verdict::Running));
     }
 
     #[test]
@@ -178,7 +180,10 @@ mod tests {
     fn a_removal_is_done_when_the_record_is_gone() {
         let wanted = desired(2, 2, Wanted::Gone, true);
         assert_eq!(verdict(Goal::Gone, Some(&wanted), None, false), None);
-        assert_eq!(verdict(Goal::Gone, Some(&wanted), None, true), Some(Verdict::Stopped { runner_away: true }));
+        assert_eq!(
+            verdict(Goal::Gone, Some(&wanted), None, true),
+            Some(Verdict::Stopped { runner_away: true })
+        );
         assert_eq!(verdict(Goal::Gone, None, None, false), Some(Verdict::Stopped { runner_away: false }));
     }
 }

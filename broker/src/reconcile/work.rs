@@ -50,9 +50,14 @@ impl WorkError {
 }
 
 /// Answers what the runner says about an applied service.
-pub(super) async fn carry_out(broker: &Broker, action: &Action) -> Result<Option<ServiceReport>, WorkError> {
+pub(super) async fn carry_out(
+    broker: &Broker,
+    action: &Action,
+) -> Result<Option<Box<ServiceReport>>, WorkError> {
     match action {
-        Action::Apply(key, generation) => apply(broker, key, *generation).await.map(Some),
+        Action::Apply(key, generation) => {
+            apply(broker, key, *generation).await.map(|report| Some(Box::new(report)))
+        }
         Action::Stop(key) => Ok(broker.runner.remove(key, false).await.map(|()| None)?),
         Action::Purge(key) => Ok(broker.runner.remove(key, true).await.map(|()| None)?),
     }
@@ -70,8 +75,7 @@ async fn apply(
     if let Source::Archive { sha256, .. } = &stored.spec.source {
         bring_archive(broker, key, sha256).await?;
     }
-    let apply =
-        Apply { generation, spec: stored.spec, secrets, pin: stored.pin, proven: stored.proven };
+    let apply = Apply { generation, spec: stored.spec, secrets, pin: stored.pin, proven: stored.proven };
     Ok(broker.runner.apply(key, &apply).await?)
 }
 

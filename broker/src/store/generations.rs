@@ -68,8 +68,7 @@ impl Generations<'_> {
 
     /// Newest first.
     pub async fn list(&mut self, key: &ServiceKey) -> Result<Vec<StoredGeneration>, StoreError> {
-        let rows: Vec<GenerationRow> =
-            fetch_all!(&mut *self.tx, LIST, key.mesh.as_str(), key.name.as_str())?;
+        let rows: Vec<GenerationRow> = fetch_all!(&mut *self.tx, LIST, key.mesh.as_str(), key.name.as_str())?;
         rows.into_iter().map(StoredGeneration::try_from).collect()
     }
 

@@ -12,8 +12,8 @@
 mod error;
 mod generations;
 mod invites;
-mod meshes;
 mod members;
+mod meshes;
 mod migrate;
 mod open;
 mod reports;

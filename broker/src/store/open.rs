@@ -71,10 +71,8 @@ async fn open_sqlite(path: PathBuf, readers: u32) -> Result<Db, StoreError> {
         .acquire_timeout(PATIENCE)
         .idle_timeout(None)
         .max_lifetime(None);
-    let many_readers = SqlitePoolOptions::new()
-        .max_connections(readers)
-        .acquire_timeout(PATIENCE)
-        .max_lifetime(None);
+    let many_readers =
+        SqlitePoolOptions::new().max_connections(readers).acquire_timeout(PATIENCE).max_lifetime(None);
     let write = one_writer.connect_with(options.clone()).await?;
     let read = many_readers.connect_with(options.pragma("query_only", "ON")).await?;
     Ok(Db::Sqlite { read, write })

@@ -63,7 +63,11 @@ impl Place<'_> {
         Ok(ServiceKey { mesh: self.mesh(mesh)?, name: self.id("name", ServiceName::parse, name)? })
     }
 
-    pub(super) fn json<T: DeserializeOwned>(&self, column: &'static str, text: &str) -> Result<T, StoreError> {
+    pub(super) fn json<T: DeserializeOwned>(
+        &self,
+        column: &'static str,
+        text: &str,
+    ) -> Result<T, StoreError> {
         serde_json::from_str(text).map_err(|_| self.broken(column))
     }
 }

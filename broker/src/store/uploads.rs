@@ -15,6 +15,9 @@ const PUT: &str = "INSERT INTO upload (mesh_id, sha256, member_id, size, bytes, 
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (mesh_id, sha256) DO UPDATE SET created_at = excluded.created_at";
 const BYTES: &str = "SELECT bytes FROM upload WHERE mesh_id = $1 AND sha256 = $2";
 const EXISTS: &str = "SELECT COUNT(*) AS n FROM upload WHERE mesh_id = $1 AND sha256 = $2";
+const WAITING: &str = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS n FROM upload \
+    WHERE mesh_id = $1 AND member_id = $2 AND NOT EXISTS \
+    (SELECT 1 FROM generation g WHERE g.mesh_id = upload.mesh_id AND g.archive = upload.sha256)";
 const SWEEP: &str = "DELETE FROM upload WHERE created_at < $1 AND NOT EXISTS \
     (SELECT 1 FROM generation g WHERE g.mesh_id = upload.mesh_id AND g.archive = upload.sha256)";
 
@@ -41,6 +44,12 @@ impl Uploads<'_> {
     pub async fn exists(&mut self, mesh: &MeshId, sha256: &str) -> Result<bool, StoreError> {
         let row: Option<Count> = fetch_optional!(&mut *self.tx, EXISTS, mesh.as_str(), sha256)?;
         Ok(row.is_some_and(|row| row.n > 0))
+    }
+
+    /// Bytes that a member uploaded and no generation names yet: what a limit on uploads has to count.
+    pub async fn waiting_bytes(&mut self, mesh: &MeshId, by: &MemberId) -> Result<u64, StoreError> {
+        let row: Option<Count> = fetch_optional!(&mut *self.tx, WAITING, mesh.as_str(), by.as_str())?;
+        Ok(row.and_then(|row| u64::try_from(row.n).ok()).unwrap_or_default())
     }
 
     /// Removes what was uploaded before `before` and no generation names. Answers how many went.

@@ -147,7 +147,10 @@ mod tests {
         assert_eq!(audience(|_| ()), "null");
         assert_eq!(audience(|a| a.peer = true), r#"{"type":"peer"}"#);
         assert_eq!(audience(|a| a.group = Some("@eng".into())), r#"{"type":"group","group":"eng"}"#);
-        assert_eq!(audience(|a| a.groups = vec!["b".into(), "a".into()]), r#"{"type":"groups","groups":["a","b"]}"#);
+        assert_eq!(
+            audience(|a| a.groups = vec!["b".into(), "a".into()]),
+            r#"{"type":"groups","groups":["a","b"]}"#
+        );
         assert_eq!(audience(|a| a.role = Some("lead".into())), r#"{"type":"role","role":"lead"}"#);
         assert_eq!(audience(|a| a.peers = vec!["Ana".into()]), r#"{"type":"peers","allow":["Ana"]}"#);
         let empty = Audience { peers: vec![String::new()], ..Audience::default() };

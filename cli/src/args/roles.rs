@@ -108,6 +108,15 @@ pub struct RunnerArgs {
     /// End after this long without a broker
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub orphan_timeout: Option<Duration>,
+    /// URL schemes that git sources may have
+    #[arg(
+        long,
+        env = "CLAUDEMESH_GIT_SCHEMES",
+        value_name = "A,B",
+        value_delimiter = ',',
+        default_value = "https"
+    )]
+    pub git_schemes: Vec<String>,
     /// Log as JSON lines
     #[arg(long, env = "CLAUDEMESH_JSON_LOGS")]
     pub json_logs: bool,

@@ -60,7 +60,11 @@ fn arguments(text: Option<&str>) -> Result<Option<RawJson>, Failure> {
             .with_cure(r#"Quote it for the shell: '{"name":"value"}', or pass it on stdin with `-`."#)
     };
     let raw: RawJson = serde_json::from_str(text.trim()).map_err(|e| wrong(e.to_string()))?;
-    if raw.get().starts_with('{') { Ok(Some(raw)) } else { Err(wrong("it starts with something else than `{`".to_owned())) }
+    if raw.get().starts_with('{') {
+        Ok(Some(raw))
+    } else {
+        Err(wrong("it starts with something else than `{`".to_owned()))
+    }
 }
 
 fn stdin() -> Result<String, Failure> {
@@ -90,9 +94,13 @@ struct Shown {
 
 impl Shown {
     fn of(result: &RawJson) -> Result<Self, Failure> {
-        let CallResult { content, structured, is_error } = serde_json::from_str(result.get()).map_err(|e| {
-            Failure::of_code(wire::ErrorCode::BadProtocol, format!("the result is not what MCP defines: {e}"))
-        })?;
+        let CallResult { content, structured, is_error } =
+            serde_json::from_str(result.get()).map_err(|e| {
+                Failure::of_code(
+                    wire::ErrorCode::BadProtocol,
+                    format!("the result is not what MCP defines: {e}"),
+                )
+            })?;
         let has_text = content.iter().any(|item| item.get("type").and_then(Value::as_str) == Some("text"));
         let mut parts: Vec<String> = content.iter().map(part).collect();
         if let (false, Some(structured)) = (has_text, structured) {
@@ -102,7 +110,11 @@ impl Shown {
             parts.push(plain(&pretty));
         }
         // Other results of the protocol (a newer era may ask for input) are shown whole rather than as nothing.
-        if parts.is_empty() && content.is_empty() && result.get().len() > 2 && !result.get().contains("\"content\"") {
+        if parts.is_empty()
+            && content.is_empty()
+            && result.get().len() > 2
+            && !result.get().contains("\"content\"")
+        {
             parts.push(plain(result.get()));
         }
         Ok(Self { parts, is_error })
@@ -114,9 +126,7 @@ fn part(item: &Value) -> String {
     let text = |name: &str| item.get(name).and_then(Value::as_str);
     match text("type") {
         Some("text") => plain(text("text").unwrap_or_default()),
-        Some(kind @ ("image" | "audio")) => {
-            note(kind, text("mimeType"), text("data").map(decoded_size))
-        }
+        Some(kind @ ("image" | "audio")) => note(kind, text("mimeType"), text("data").map(decoded_size)),
         Some("resource_link") => format!("[resource {}]", plain_line(text("uri").unwrap_or("?"))),
         Some("resource") => resource(item.get("resource").unwrap_or(&Value::Null)),
         Some(kind) => format!("[{}]", plain_line(kind)),
@@ -165,8 +175,15 @@ mod tests {
         );
         assert_eq!(
             result.parts,
-            ["hi␛[2J", "[image image/png 3 B]", "[resource file:///x]", "body", "[resource a:b x/y 1 B]", "[new]",
-             "[content without a type]"]
+            [
+                "hi␛[2J",
+                "[image image/png 3 B]",
+                "[resource file:///x]",
+                "body",
+                "[resource a:b x/y 1 B]",
+                "[new]",
+                "[content without a type]"
+            ]
         );
         assert!(!result.is_error);
     }

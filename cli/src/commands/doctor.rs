@@ -110,7 +110,11 @@ fn config(here: &Here, findings: &mut Vec<Finding>) -> Option<MeshEntry> {
             Some(entry)
         }
         Err(e) => {
-            findings.push(missing("config", e.to_string(), "`claudemesh up` makes a mesh, `claudemesh join LINK` joins one."));
+            findings.push(missing(
+                "config",
+                e.to_string(),
+                "`claudemesh up` makes a mesh, `claudemesh join LINK` joins one.",
+            ));
             None
         }
     }
@@ -124,7 +128,11 @@ async fn broker(here: &Here, entry: &MeshEntry, findings: &mut Vec<Finding>) {
     let health = match client::http::health(&address).await {
         Ok(health) => health,
         Err(e) => {
-            return findings.push(broken("broker", e.to_string(), "Start it with `claudemesh up`, or ask who runs it."));
+            return findings.push(broken(
+                "broker",
+                e.to_string(),
+                "Start it with `claudemesh up`, or ask who runs it.",
+            ));
         }
     };
     let own = env!("CARGO_PKG_VERSION");
@@ -149,9 +157,17 @@ async fn broker(here: &Here, entry: &MeshEntry, findings: &mut Vec<Finding>) {
 async fn runner(address: &BrokerAddress) -> Finding {
     match client::http::ready(address).await {
         Ok(ready) => match (ready.reason, ready.runner) {
-            (Some(reason), _) => broken("broker", format!("not ready: {reason}"), "Look at the broker's log."),
-            (None, Some(runner)) if runner.connected => fine("runner", format!("connected: {}", runner.tools.join(", "))),
-            (None, Some(_)) => broken("runner", "the broker has no runner", "Look at DATA/runner.log, or at the runner's own log."),
+            (Some(reason), _) => {
+                broken("broker", format!("not ready: {reason}"), "Look at the broker's log.")
+            }
+            (None, Some(runner)) if runner.connected => {
+                fine("runner", format!("connected: {}", runner.tools.join(", ")))
+            }
+            (None, Some(_)) => broken(
+                "runner",
+                "the broker has no runner",
+                "Look at DATA/runner.log, or at the runner's own log.",
+            ),
             (None, None) => fine("runner", "the broker does not say"),
         },
         Err(e) => broken("broker", e.to_string(), "Look at the broker's log."),
@@ -165,7 +181,11 @@ fn clock(date: &str, now_ms: i64) -> Option<Finding> {
     Some(if seconds.abs() <= 30 {
         fine("clock", format!("{} s from the broker's", seconds.abs()))
     } else {
-        broken("clock", format!("{} s from the broker's", seconds.abs()), "Set the clock of this machine (NTP).")
+        broken(
+            "clock",
+            format!("{} s from the broker's", seconds.abs()),
+            "Set the clock of this machine (NTP).",
+        )
     })
 }
 
@@ -179,13 +199,22 @@ fn up(data: &DataFolder) -> Finding {
 fn tools() -> Vec<Finding> {
     let folders = env::search_path();
     let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| is_executable(path));
-    [("node", "npm packages and node projects"), ("npm", "npm packages"), ("uv", "PyPI packages and Python projects"), ("git", "your own work; the runner needs none")]
-        .into_iter()
-        .map(|(name, what)| match find(name) {
-            Some(path) => fine(name, path.display().to_string()),
-            None => missing(name, format!("not on your PATH; it serves {what}"), "`make setup` installs it, if services are to run on this machine."),
-        })
-        .collect()
+    [
+        ("node", "npm packages and node projects"),
+        ("npm", "npm packages"),
+        ("uv", "PyPI packages and Python projects"),
+        ("git", "your own work; the runner needs none"),
+    ]
+    .into_iter()
+    .map(|(name, what)| match find(name) {
+        Some(path) => fine(name, path.display().to_string()),
+        None => missing(
+            name,
+            format!("not on your PATH; it serves {what}"),
+            "`make setup` installs it, if services are to run on this machine.",
+        ),
+    })
+    .collect()
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -205,7 +234,11 @@ fn disk(data: &Path) -> Finding {
                 fine("disk", detail)
             }
         }
-        Err(e) => broken("disk", format!("cannot ask for free space at {}: {e}", existing.display()), "Check that folder."),
+        Err(e) => broken(
+            "disk",
+            format!("cannot ask for free space at {}: {e}", existing.display()),
+            "Check that folder.",
+        ),
     }
 }
 
@@ -213,7 +246,8 @@ fn disk(data: &Path) -> Finding {
 fn kernel() -> Finding {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    let can_forbid = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("NoNewPrivs:"));
+    let can_forbid =
+        std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("NoNewPrivs:"));
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (5, 9) && can_forbid {

@@ -30,7 +30,8 @@ pub async fn invite(here: &Here, args: &InviteArgs) -> Result<(), Failure> {
     let broker = BrokerAddress::parse(&entry.broker_url)?;
     // The owner talks to the broker on localhost; a teammate can't.
     let health = client::http::health(&broker).await?;
-    let broker_url = health.public_url.unwrap_or_else(|| entry.broker_url.clone());
+    let broker_url =
+        health.public_url.filter(|url| !url.is_empty()).unwrap_or_else(|| entry.broker_url.clone());
     let owner = entry.identity().map_err(|e| Failure::user(e.to_string()))?;
     let payload = InviteDraft {
         mesh_id: &entry.mesh_id,
@@ -65,7 +66,9 @@ pub async fn invite(here: &Here, args: &InviteArgs) -> Result<(), Failure> {
         plain_line(&broker_url)
     ));
     if is_local(&broker_url) {
-        here.out.remark("That address works on this machine only: start `up` with --listen and --public-url for others.");
+        here.out.remark(
+            "That address works on this machine only: start `up` with --listen and --public-url for others.",
+        );
     }
     Ok(())
 }
@@ -96,7 +99,8 @@ struct JoinedMesh<'a> {
 
 pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let (token, payload) = read_link(&args.link).map_err(|e| Failure::user(e.to_string()))?;
-    let mesh_id = MeshId::parse(&payload.mesh_id).map_err(|e| Failure::user(format!("the invite is damaged: {e}")))?;
+    let mesh_id =
+        MeshId::parse(&payload.mesh_id).map_err(|e| Failure::user(format!("the invite is damaged: {e}")))?;
     let broker = BrokerAddress::parse(&payload.broker_url)?;
     let mut config = here.config()?;
     let known = config.meshes.iter().find(|mesh| mesh.mesh_id == mesh_id).cloned();
@@ -137,5 +141,9 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
 }
 
 pub fn display_name(given: Option<&str>, config: &Config) -> String {
-    given.map(str::to_owned).or_else(|| config.display_name.clone()).or_else(env::login_name).unwrap_or_else(|| "me".to_owned())
+    given
+        .map(str::to_owned)
+        .or_else(|| config.display_name.clone())
+        .or_else(env::login_name)
+        .unwrap_or_else(|| "me".to_owned())
 }

@@ -10,6 +10,8 @@ mod people;
 mod services;
 mod tools;
 
+pub use invite::display_name;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wire::peer::Body;

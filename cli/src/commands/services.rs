@@ -108,21 +108,21 @@ fn card(service: &ServiceStatus, now_ms: i64) -> String {
         line("environment", plain_line(&service.env_names.join(", ")));
     }
     if let Some(reason) = &service.reason {
-        line("reason", reason_words(reason));
+        line("reason", reason_words(reason, name));
     }
     if let Some(failed) = &service.failed_update {
-        let words = reason_words(&failed.reason);
+        let words = reason_words(&failed.reason, name);
         line("last update", format!("generation {} failed: {words}", failed.generation));
     }
     text.trim_end().to_owned()
 }
 
-fn reason_words(reason: &Reason) -> String {
+fn reason_words(reason: &Reason, service: &str) -> String {
     let mut text = format!("{} ({})", plain_line(&reason.message), reason.code);
     for line in &reason.stderr {
         text.push_str(&format!("\n               | {}", plain_line(line)));
     }
-    text.push_str(&format!("\n               {}", reason.code.cure()));
+    text.push_str(&format!("\n               {}", plain_line(&reason.code.cure().replace("NAME", service))));
     text
 }
 
@@ -162,7 +162,17 @@ mod tests {
         let row = row(&service(), now);
         assert_eq!(
             row,
-            ["echo", "ready", "update failed: it ended", "3", "1", "1.5 MB", "2h00m", "@a, @b", "npm evil␛[2J@1"]
+            [
+                "echo",
+                "ready",
+                "update failed: it ended",
+                "3",
+                "1",
+                "1.5 MB",
+                "2h00m",
+                "@a, @b",
+                "npm evil␛[2J@1"
+            ]
         );
     }
 

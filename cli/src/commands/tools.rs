@@ -52,8 +52,13 @@ fn show_all(here: &Here, name: &str, found: &McpSchemaResult) {
     } else {
         here.out.line(table(&["TOOL", "DESCRIPTION"], rows));
     }
-    let others = [(found.prompts.len(), "prompt"), (found.resources.len(), "resource"), (found.resource_templates.len(), "resource template")];
-    let others: Vec<String> = others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| count(*n, what)).collect();
+    let others = [
+        (found.prompts.len(), "prompt"),
+        (found.resources.len(), "resource"),
+        (found.resource_templates.len(), "resource template"),
+    ];
+    let others: Vec<String> =
+        others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| count(*n, what)).collect();
     if !others.is_empty() {
         here.out.remark(format!("and {}", others.join(", ")));
     }
@@ -106,8 +111,13 @@ pub fn example_call(service: &str, tool: &RawJson) -> Option<String> {
 
 /// For a shell that a person pastes this into: a hostile tool name must stay one word.
 fn quoted(word: &str) -> String {
-    let is_plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b));
-    if is_plain && !word.starts_with('-') { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    let is_plain =
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b));
+    if is_plain && !word.starts_with('-') {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 fn sample(schema: Option<&Value>) -> Value {

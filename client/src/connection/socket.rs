@@ -235,7 +235,8 @@ fn route(frame: Frame, waiting: &Waiting, pushes: &broadcast::Sender<Arc<SystemP
         Some(Waiter::Once(sender)) => drop(sender.send(frame)),
         Some(Waiter::Many(sender)) => {
             // Full means that its reader is too slow: dropping the sender ends that stream, and nobody else waits.
-            if sender.try_send(frame).is_ok() {
+            let keeps_up = sender.try_send(frame).is_ok();
+            if keeps_up {
                 table.insert(id, Waiter::Many(sender));
             }
         }

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 
 use super::client::{CallError, Client, Order, Reply, Shared, Waiter};
 use super::frame::{self, Message};
+use super::giant::Giant;
+use super::notice;
 use crate::logs::{Stream, Voice};
 
 const READ_CHUNK: usize = 64 << 10;
@@ -25,9 +27,6 @@ const READ_CHUNK: usize = 64 << 10;
 const WRITE_HIGH: usize = 1 << 20;
 /// Answers to the server's own requests stop at this much unwritten output.
 const REPLY_HIGH: usize = 4 << 20;
-/// Kept of both ends of a message that is too large, to find whose answer it was.
-const GIANT_HEAD: usize = 4096;
-const GIANT_TAIL: usize = 512;
 /// How long a server that closed its stdin may still answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -118,11 +117,6 @@ struct Conn {
     giant: Option<Giant>,
     chatter: (usize, usize),
     strays: u64,
-}
-
-struct Giant {
-    head: Vec<u8>,
-    tail: Vec<u8>,
 }
 
 impl Conn {
@@ -230,7 +224,7 @@ impl Conn {
                     let line = self.input.split_to(self.scanned + at + 1).freeze();
                     self.scanned = 0;
                     if line.len() > self.limits.message {
-                        self.end_giant(Giant { head: head_of(&line), tail: tail_of(&line) });
+                        self.end_giant(Giant::of(&line));
                     } else if let Some(end) = self.line(line) {
                         return Some(end);
                     }
@@ -249,7 +243,7 @@ impl Conn {
                 (None, None) => {
                     self.scanned = self.input.len();
                     if self.scanned > self.limits.message {
-                        self.giant = Some(Giant { head: head_of(&self.input), tail: tail_of(&self.input) });
+                        self.giant = Some(Giant::of(&self.input));
                         // A new buffer: the old one has grown to the limit.
                         self.input = BytesMut::with_capacity(READ_CHUNK);
                         self.scanned = 0;
@@ -275,7 +269,8 @@ impl Conn {
 
     fn batch(&mut self, line: &Bytes, text: &[u8]) -> bool {
         let Some(parts) = frame::read_batch(text) else { return false };
-        parts.iter().fold(false, |known, part| self.message(line, part.get().as_bytes()) || known)
+        let known = parts.iter().filter(|part| self.message(line, part.get().as_bytes())).count();
+        known > 0
     }
 
     /// False when it is not JSON-RPC.
@@ -340,22 +335,15 @@ impl Conn {
 
     /// To the caller whose token it names, under the token that this caller chose.
     fn progress(&mut self, params: Option<&RawValue>) {
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Token<'a> {
-            #[serde(borrow)]
-            progress_token: &'a RawValue,
-        }
         let Some(params) = params else { return };
-        let Ok(Token { progress_token }) = serde_json::from_str(params.get()) else { return };
-        let number = self.shared.number(progress_token.get());
+        let number = notice::token(params).and_then(|token| self.shared.number(token.get()));
         let Some(listener) = number.and_then(|n| self.pending.get(&n)).and_then(|w| w.events.as_ref()) else {
             return;
         };
         let Some(token) = &listener.token else { return };
         if let Some(params) = frame::with_token(params, token) {
             // Progress is advice: a caller that does not read fast enough misses some.
-            let _ = listener.sink.try_send(event("notifications/progress", &params));
+            let _ = listener.sink.try_send(notice::event("notifications/progress", &params));
         }
     }
 
@@ -363,13 +351,13 @@ impl Conn {
     /// otherwise, and one member's call must not show up in another's.
     fn log_message(&mut self, params: Option<&RawValue>) {
         let Some(params) = params else { return };
-        self.voice.say(Stream::Runner, &log_text(params));
+        self.voice.say(Stream::Runner, &notice::log_text(params));
         let mut calls = self.pending.values().filter(|w| w.place.is_some());
         if let (Some(only), None) = (calls.next(), calls.next())
             && let Some(listener) = &only.events
         {
             // As for progress: losing one is better than waiting.
-            let _ = listener.sink.try_send(event("notifications/message", params.get()));
+            let _ = listener.sink.try_send(notice::event("notifications/message", params.get()));
         }
     }
 
@@ -395,59 +383,6 @@ impl Conn {
             let _ = waiter.reply.send(Err(CallError::TooLarge(self.limits.message)));
         }
     }
-}
-
-impl Giant {
-    fn take(&mut self, more: &[u8]) {
-        self.tail.extend_from_slice(&more[more.len().saturating_sub(GIANT_TAIL)..]);
-        let surplus = self.tail.len().saturating_sub(GIANT_TAIL);
-        self.tail.drain(..surplus);
-    }
-
-    /// The number of our id in a member `"id"` near either end. The tail is searched backwards: an id quoted
-    /// inside the result comes before the real one.
-    fn find_id(&self, prefix: &str) -> Option<u64> {
-        let number = |after: &[u8]| -> Option<u64> {
-            let digits = after.iter().take_while(|b| b.is_ascii_digit()).count();
-            std::str::from_utf8(&after[..digits]).ok()?.parse().ok()
-        };
-        [format!("\"id\":\"{prefix}"), format!("\"id\": \"{prefix}")].iter().find_map(|mark| {
-            let mark = mark.as_bytes();
-            let last = memchr::memmem::rfind(&self.tail, mark).map(|at| &self.tail[at + mark.len()..]);
-            let first = || memchr::memmem::find(&self.head, mark).map(|at| &self.head[at + mark.len()..]);
-            number(last.or_else(first)?)
-        })
-    }
-}
-
-fn head_of(bytes: &[u8]) -> Vec<u8> {
-    bytes[..bytes.len().min(GIANT_HEAD)].to_vec()
-}
-
-fn tail_of(bytes: &[u8]) -> Vec<u8> {
-    bytes[bytes.len().saturating_sub(GIANT_TAIL)..].to_vec()
-}
-
-fn event(method: &str, params: &str) -> Bytes {
-    Bytes::from(format!(r#"{{"method":"{method}","params":{params}}}"#))
-}
-
-/// `level logger: data`, for people.
-fn log_text(params: &RawValue) -> String {
-    #[derive(serde::Deserialize, Default)]
-    struct Entry<'a> {
-        #[serde(default)]
-        level: Option<String>,
-        #[serde(default)]
-        logger: Option<String>,
-        #[serde(borrow, default)]
-        data: Option<&'a RawValue>,
-    }
-    let entry: Entry<'_> = serde_json::from_str(params.get()).unwrap_or_default();
-    let data = entry.data.map_or("", RawValue::get);
-    let data = serde_json::from_str::<String>(data).unwrap_or_else(|_| data.to_owned());
-    let logger = entry.logger.map(|name| format!(" {name}")).unwrap_or_default();
-    format!("[{}{logger}] {data}", entry.level.as_deref().unwrap_or("log"))
 }
 
 async fn write_some<W: AsyncWrite + Unpin>(writer: &mut Option<W>, bytes: &[u8]) -> std::io::Result<usize> {

@@ -7,8 +7,10 @@
 pub mod client;
 pub mod conn;
 pub mod frame;
+mod giant;
 pub mod handshake;
 pub mod lists;
+mod notice;
 
 pub use client::{CallError, Client, Reply};
 pub use conn::{End, Limits, connect};

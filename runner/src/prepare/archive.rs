@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use wire::ErrorCode;
 use wire::spec::ArchiveFormat;
 
 use super::error::{Doing, PrepareError};
@@ -30,7 +31,8 @@ pub(crate) fn unpack(
     let file = File::open(blob).doing("reading the archive")?;
     let packed = file.metadata().doing("reading the archive")?.len();
     let bytes = limits.bytes.min(packed.saturating_mul(MAX_RATIO).max(RATIO_FROM));
-    let mut out = Unpack::into(root, Limits { bytes, files: MAX_ENTRIES })?;
+    let over = if bytes < limits.bytes { ErrorCode::ArchiveRejected } else { ErrorCode::TooBig };
+    let mut out = Unpack::into(root, Limits { bytes, files: MAX_ENTRIES }, over)?;
     match format {
         ArchiveFormat::Zip => zip_entries(file, &mut out)?,
         ArchiveFormat::TarGz => tar_entries(file, bytes, &mut out)?,
@@ -145,7 +147,6 @@ mod tests {
     use std::io::Write;
 
     use flate2::write::GzEncoder;
-    use wire::ErrorCode;
     use zip::write::SimpleFileOptions;
 
     use super::*;
@@ -153,7 +154,14 @@ mod tests {
     const ROOMY: Limits = Limits { bytes: 64 << 20, files: 1000 };
 
     fn tar_gz(build: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
-        let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::best()));
+        packed(flate2::Compression::default(), build)
+    }
+
+    fn packed(
+        level: flate2::Compression,
+        build: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>),
+    ) -> Vec<u8> {
+        let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), level));
         build(&mut builder);
         builder.into_inner().unwrap().finish().unwrap()
     }
@@ -223,11 +231,11 @@ mod tests {
 
     #[test]
     fn bombs_are_stopped_by_size_and_by_count() {
-        let zeros = vec![0; 40 << 20];
+        let zeros = vec![0; 17 << 20];
         let bytes = tar_gz(|b| entry(b, "zeros", tar::EntryType::Regular, "", &zeros));
         assert!((bytes.len() as u64) * MAX_RATIO < zeros.len() as u64, "the case must exceed the ratio");
         assert_rejected(&bytes, ArchiveFormat::TarGz, "ratio");
-        let bytes = tar_gz(|b| {
+        let bytes = packed(flate2::Compression::none(), |b| {
             (0..=MAX_ENTRIES).for_each(|n| entry(b, &format!("f{n}"), tar::EntryType::Regular, "", b""));
         });
         assert_rejected(&bytes, ArchiveFormat::TarGz, "count");
@@ -256,7 +264,7 @@ mod tests {
         assert_rejected(&link, ArchiveFormat::Zip, "link out");
         let bomb = zipped(|w| {
             w.start_file("zeros", plain.compression_method(zip::CompressionMethod::Deflated)).unwrap();
-            w.write_all(&vec![0; 40 << 20]).unwrap();
+            w.write_all(&vec![0; 17 << 20]).unwrap();
         });
         assert_rejected(&bomb, ArchiveFormat::Zip, "ratio");
         assert_rejected(b"PK not a zip", ArchiveFormat::Zip, "garbage");

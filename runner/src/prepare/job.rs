@@ -2,44 +2,26 @@
 //!
 //! Not here: how each kind of source is fetched and installed.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wire::spec::{ArchiveFormat, Pin, ServiceSpec, Source};
+use wire::spec::{Pin, ServiceSpec, Source};
 use wire::{ErrorCode, Secret};
 
 use super::entry::Project;
 use super::error::PrepareError;
-use super::git::{self, GitSource};
+use super::git;
 use super::launch::{Launch, choose};
 use super::npm::{self, Resolved};
 use super::project::{self, Wishes};
-use super::requirement::{NpmRequirement, PyRequirement};
 use super::step::Bench;
-use super::store::{Record, Request, Staging, artefact_key};
-use super::{Inner, Prepared, ProgressSink, archive, blobs, bundle, entry, pypi, tree};
+use super::store::{Record, Staging, artefact_key};
+use super::wanted::{Exact, Wanted};
+use super::{Inner, Prepared, ProgressSink, archive, bundle, entry, pypi, tree};
 
 const MAX_FILES: u64 = 200_000;
 /// Where a git or archive source is, relative to the tree; the Python environment is beside it.
 const SOURCE_DIR: &str = "src";
-
-/// The source, read strictly.
-enum Wanted {
-    Npm(NpmRequirement),
-    Py(PyRequirement),
-    Git(GitSource),
-    Archive { sha256: String, format: ArchiveFormat, blob: PathBuf },
-}
-
-/// What exactly to install: from the registry or git host, or from an earlier pin.
-struct Exact {
-    name: String,
-    version: String,
-    integrity: String,
-    /// `None`: an install makes it, or the source has its own.
-    lock: Option<String>,
-}
 
 /// An installed tree, not sealed yet.
 struct Built {
@@ -65,21 +47,7 @@ impl<'a> Preparation<'a> {
         token: Option<&'a Secret>,
         progress: &'a ProgressSink,
     ) -> Result<Self, PrepareError> {
-        let wanted = match &spec.source {
-            Source::Npx { package, .. } => Wanted::Npm(NpmRequirement::parse(package)?),
-            Source::Uvx { package, .. } => Wanted::Py(PyRequirement::parse(package)?),
-            Source::Git { url, reference, subdir } => Wanted::Git(GitSource::parse(
-                url,
-                reference.as_deref(),
-                subdir.as_deref(),
-                &inner.config.git_schemes,
-            )?),
-            Source::Archive { sha256, format, .. } => Wanted::Archive {
-                sha256: sha256.clone(),
-                format: *format,
-                blob: blobs::path(&inner.store.dir("blobs"), sha256)?,
-            },
-        };
+        let wanted = Wanted::read(&spec.source, &inner.config.git_schemes, &inner.store.dir("blobs"))?;
         if let Some(wanted) = &spec.entry {
             entry::check_wanted(wanted)?;
         }
@@ -94,7 +62,7 @@ impl<'a> Preparation<'a> {
 
     pub(crate) async fn run(self, pin: Option<&Pin>) -> Result<Prepared, PrepareError> {
         if let Some(pin) = pin {
-            self.check_pin(pin)?;
+            self.wanted.check_pin(pin)?;
             if let Some(record) = self.inner.store.find(&pin.artefact) {
                 return self.finish(&record);
             }
@@ -110,7 +78,7 @@ impl<'a> Preparation<'a> {
             },
             None => self.resolve(&bench, &staging).await?,
         };
-        let request = self.request(&exact).key();
+        let request = self.wanted.request(&exact, self.spec, &self.inner.tools).key();
         let lock = self.inner.request_lock(&request);
         let _alone = lock.lock().await;
         let known = match &exact.lock {
@@ -145,18 +113,6 @@ impl<'a> Preparation<'a> {
             timeout: self.inner.config.step_timeout,
             limits: self.limits(),
         }
-    }
-
-    /// A pin of something else would run other code than the spec shows.
-    fn check_pin(&self, pin: &Pin) -> Result<(), PrepareError> {
-        let fits = match &self.wanted {
-            Wanted::Npm(wanted) => pin.kind == "npm" && pin.name == wanted.name,
-            Wanted::Py(wanted) => pin.kind == "pypi" && pin.name == wanted.name,
-            Wanted::Git(source) => pin.kind == "git" && pin.name == source.url,
-            Wanted::Archive { sha256, .. } => pin.kind == "archive" && pin.version == *sha256,
-        };
-        let message = "the pin belongs to another source than the spec; deploy again";
-        if fits { Ok(()) } else { Err(PrepareError::new(ErrorCode::InvalidArgs, message)) }
     }
 
     async fn resolve(&self, bench: &Bench, staging: &Arc<Staging>) -> Result<Exact, PrepareError> {
@@ -196,7 +152,7 @@ impl<'a> Preparation<'a> {
         }
     }
 
-    fn git_job(&self, source: &GitSource, staging: &Arc<Staging>) -> Arc<git::Job> {
+    fn git_job(&self, source: &super::address::GitSource, staging: &Arc<Staging>) -> Arc<git::Job> {
         let limits = (self.inner.config.max_source_bytes, self.limits());
         Arc::new(git::Job::new(
             source.clone(),
@@ -205,42 +161,6 @@ impl<'a> Preparation<'a> {
             limits,
             Arc::clone(staging),
         ))
-    }
-
-    fn kind(&self) -> &'static str {
-        match self.wanted {
-            Wanted::Npm(_) => "npm",
-            Wanted::Py(_) => "pypi",
-            Wanted::Git(_) => "git",
-            Wanted::Archive { .. } => "archive",
-        }
-    }
-
-    fn request<'e>(&self, exact: &'e Exact) -> Request<'e> {
-        let mut detail = BTreeMap::from([("integrity", exact.integrity.clone())]);
-        let all = ["node", "npm", "uv", "python", "bun", "pnpm", "yarn"].as_slice();
-        let (name, tools, runtime) = match &self.wanted {
-            Wanted::Npm(_) => (exact.name.as_str(), ["node", "npm"].as_slice(), None),
-            Wanted::Py(wanted) => {
-                detail.insert("extras", wanted.extras.join(","));
-                (exact.name.as_str(), ["uv", "python"].as_slice(), None)
-            }
-            Wanted::Git(source) => {
-                detail.insert("subdir", source.subdir.clone().unwrap_or_default());
-                (exact.name.as_str(), all, self.spec.runtime)
-            }
-            // The label is for people: the same bytes are the same artefact.
-            Wanted::Archive { format, .. } => {
-                detail.insert("format", format!("{format:?}"));
-                ("", all, self.spec.runtime)
-            }
-        };
-        if matches!(self.wanted, Wanted::Git(_) | Wanted::Archive { .. }) {
-            detail.insert("entry", self.spec.entry.clone().unwrap_or_default());
-        }
-        let tools = self.inner.tools.versions(tools);
-        let (kind, version, allow_scripts) = (self.kind(), exact.version.as_str(), self.spec.allow_scripts);
-        Request { kind, name, version, detail, tools, runtime, allow_scripts }
     }
 
     async fn build(
@@ -252,7 +172,7 @@ impl<'a> Preparation<'a> {
         let tree = staging.tree();
         let lock = exact.lock.as_deref();
         let pin = |integrity: &str, lock: String| Pin {
-            kind: self.kind().to_owned(),
+            kind: self.wanted.kind().to_owned(),
             name: exact.name.clone(),
             version: exact.version.clone(),
             integrity: integrity.to_owned(),

@@ -12,6 +12,7 @@
 //! A deploy without a pin reuses an artefact of the same exact version with the dependencies that it was locked
 //! with; newer dependencies come with a newer version, or when the artefact is gone.
 
+mod address;
 mod archive;
 mod blobs;
 mod bundle;
@@ -31,6 +32,7 @@ mod store;
 mod tools;
 mod tree;
 mod unpack;
+mod wanted;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;

@@ -17,6 +17,8 @@ use super::step::{Bench, Ended, Step};
 /// No dependency may come from git, a URL or a folder: only registries have integrity.
 const REGISTRY_ONLY: [&str; 4] =
     ["--allow-git=none", "--allow-remote=none", "--allow-file=none", "--allow-directory=none"];
+/// npm 12 blocks dependencies' scripts unless told; npm before 11 does not know the option and only warns.
+pub(crate) const ALLOW_SCRIPTS: &str = "--dangerously-allow-all-scripts";
 pub(crate) const QUIET: [&str; 3] = ["--no-audit", "--no-fund", "--loglevel=http"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +160,9 @@ pub(crate) async fn install(
     std::fs::write(tree.join("package.json"), manifest.to_string()).doing("writing package.json")?;
     let mut args = vec![if lock.is_some() { "ci" } else { "install" }, "--omit=dev"];
     args.extend(QUIET);
-    if !allow_scripts {
+    if allow_scripts {
+        args.push(ALLOW_SCRIPTS);
+    } else {
         args.push("--ignore-scripts");
         args.extend(REGISTRY_ONLY);
     }
@@ -201,11 +205,11 @@ fn launches(tree: &Path, name: &str) -> Result<Vec<Launch>, PrepareError> {
         let Some(file) = inside(&tree.join(&folder), &file) else { continue };
         found.push(Launch { name: bin, argv: script(tree, &format!("{folder}/{file}"))? });
     }
-    if found.is_empty() {
-        if let Some(main) = main_file(&tree.join(&folder), &manifest) {
-            let argv = vec![Word::Tool("node".into()), Word::Path(format!("{folder}/{main}"))];
-            found.push(Launch { name: own.to_owned(), argv });
-        }
+    if found.is_empty()
+        && let Some(main) = main_file(&tree.join(&folder), &manifest)
+    {
+        let argv = vec![Word::Tool("node".into()), Word::Path(format!("{folder}/{main}"))];
+        found.push(Launch { name: own.to_owned(), argv });
     }
     Ok(found)
 }

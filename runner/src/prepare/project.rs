@@ -14,7 +14,7 @@ use super::bundle::{self, Kind};
 use super::entry::{self, Project};
 use super::error::{Doing, PrepareError};
 use super::launch::Launch;
-use super::npm::{self, QUIET};
+use super::npm::{self, ALLOW_SCRIPTS, QUIET};
 use super::step::{Bench, Step};
 use super::tools::Reach;
 use super::{pypi, python};
@@ -211,8 +211,11 @@ impl Manager {
             Self::BunLocked | Self::Bun if production => args.push("--production"),
             Self::Yarn | Self::BunLocked | Self::Bun => {}
         }
-        if !allow_scripts && self != Self::Yarn {
-            args.push("--ignore-scripts");
+        match self {
+            Self::NpmLocked | Self::Npm if allow_scripts => args.push(ALLOW_SCRIPTS),
+            Self::Yarn => {} // By environment: YARN_ENABLE_SCRIPTS.
+            _ if !allow_scripts => args.push("--ignore-scripts"),
+            _ => {}
         }
         args
     }

@@ -137,7 +137,14 @@ impl Bench {
         };
         let scratch = self.staging.join("tmp");
         std::fs::create_dir_all(&scratch).doing("making a staging directory")?;
-        let mut command = Command::new(&program);
+        let mut command = match self.tools.leash() {
+            Some((setpriv, args)) => {
+                let mut command = Command::new(setpriv);
+                command.args(args).arg(&program);
+                command
+            }
+            None => Command::new(&program),
+        };
         command.args(&step.args).current_dir(step.cwd).env_clear();
         command.envs(step_env(&self.tools, step.reach, &scratch, &self.cache));
         command.envs(step.env.iter().map(|(name, value)| (name, value)));
@@ -271,6 +278,39 @@ mod tests {
         let script = "sleep 600 >/dev/null 2>&1 & echo $!";
         assert!(bench.run(sh(dir.path(), script)).await.unwrap().success);
         let pid = lines.lock().unwrap()[0].clone();
+        until_gone(&pid).await;
+    }
+
+    #[tokio::test]
+    async fn a_step_dies_with_a_runner_that_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let mut bench = bench(dir.path(), Duration::from_secs(60), lines.clone());
+        bench.tools = Arc::new(Tools::find().await);
+        if bench.tools.leash().is_none() {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "setpriv is missing in CI");
+            println!("skipped: setpriv not found");
+            return;
+        }
+        let cwd = dir.path().to_owned();
+        // A thread that ends without dropping anything is to its child what a killed process is.
+        let killed = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let step = sh(&cwd, "echo $$; exec sleep 600");
+            let mut running = Box::pin(bench.run(step));
+            let shown = async {
+                while lines.lock().unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            runtime.block_on(async {
+                tokio::select! { _ = &mut running => {}, () = shown => {} }
+            });
+            std::mem::forget(running);
+            std::mem::forget(runtime);
+            lines.lock().unwrap()[0].clone()
+        });
+        let pid = tokio::task::spawn_blocking(|| killed.join()).await.unwrap().unwrap();
         until_gone(&pid).await;
     }
 

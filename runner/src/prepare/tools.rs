@@ -41,6 +41,8 @@ pub(crate) struct Tool {
 pub(crate) struct Tools {
     found: BTreeMap<&'static str, Tool>,
     path: OsString,
+    /// `setpriv` of util-linux: lets the kernel end a step whose runner was killed.
+    setpriv: Option<PathBuf>,
 }
 
 impl Tools {
@@ -53,7 +55,7 @@ impl Tools {
             async move { Some((name, probe(&file?, args, &path).await?)) }
         });
         let found = futures_util::future::join_all(probes).await.into_iter().flatten().collect();
-        Self { found, path }
+        Self { found, path, setpriv: executable(&dirs, "setpriv") }
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<&Tool, PrepareError> {
@@ -74,6 +76,11 @@ impl Tools {
     /// The versions that decide what an installed tree looks like.
     pub(crate) fn versions(&self, names: &[&str]) -> BTreeMap<String, String> {
         names.iter().filter_map(|n| Some((n.to_string(), self.found.get(n)?.version.clone()))).collect()
+    }
+
+    /// What to put before a program so that it dies with the runner, even when that is killed.
+    pub(crate) fn leash(&self) -> Option<(&Path, [&'static str; 3])> {
+        Some((self.setpriv.as_deref()?, ["--pdeathsig", "KILL", "--"]))
     }
 
     /// `PATH` of install steps.
@@ -227,15 +234,17 @@ fn is_registry(name: &str) -> bool {
 /// uv does not read pip's variables, yet they are where most machines name their mirror.
 fn mirror_pip_index(env: &mut BTreeMap<OsString, OsString>) {
     let has = |env: &BTreeMap<OsString, OsString>, name: &str| env.contains_key(&OsString::from(name));
-    if !has(env, "UV_DEFAULT_INDEX") && !has(env, "UV_INDEX_URL") {
-        if let Some(url) = env.get(&OsString::from("PIP_INDEX_URL")).cloned() {
-            env.insert("UV_DEFAULT_INDEX".into(), url);
-        }
+    if !has(env, "UV_DEFAULT_INDEX")
+        && !has(env, "UV_INDEX_URL")
+        && let Some(url) = env.get(&OsString::from("PIP_INDEX_URL")).cloned()
+    {
+        env.insert("UV_DEFAULT_INDEX".into(), url);
     }
-    if !has(env, "UV_INDEX") && !has(env, "UV_EXTRA_INDEX_URL") {
-        if let Some(urls) = env.get(&OsString::from("PIP_EXTRA_INDEX_URL")).cloned() {
-            env.insert("UV_EXTRA_INDEX_URL".into(), urls);
-        }
+    if !has(env, "UV_INDEX")
+        && !has(env, "UV_EXTRA_INDEX_URL")
+        && let Some(urls) = env.get(&OsString::from("PIP_EXTRA_INDEX_URL")).cloned()
+    {
+        env.insert("UV_EXTRA_INDEX_URL".into(), urls);
     }
 }
 

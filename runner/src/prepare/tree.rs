@@ -76,10 +76,8 @@ pub(crate) fn seal(root: &Path, limits: Limits, interpreters: &[PathBuf]) -> Res
         size.files += 1;
         if meta.is_symlink() {
             check_link(&real_root, path, interpreters)?;
-        } else if meta.is_file() {
-            if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
-                size.bytes += meta.len();
-            }
+        } else if meta.is_file() && (meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino()))) {
+            size.bytes += meta.len();
         }
         within(size, limits)
     })?;

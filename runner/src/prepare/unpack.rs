@@ -30,13 +30,15 @@ pub(crate) struct Unpack {
     seen: HashMap<PathBuf, Kind>,
     links: Vec<(PathBuf, PathBuf)>,
     bytes: u64,
+    /// What more than the limit means: an honest source that is too big, or a bomb.
+    over: ErrorCode,
 }
 
 impl Unpack {
-    pub(crate) fn into(root: &Path, limits: Limits) -> Result<Self, PrepareError> {
+    pub(crate) fn into(root: &Path, limits: Limits, over: ErrorCode) -> Result<Self, PrepareError> {
         fs::create_dir_all(root).doing("making a staging directory")?;
         let root = root.canonicalize().doing("making a staging directory")?;
-        Ok(Self { root, limits, seen: HashMap::new(), links: Vec::new(), bytes: 0 })
+        Ok(Self { root, limits, seen: HashMap::new(), links: Vec::new(), bytes: 0, over })
     }
 
     /// A directory may be named twice and may have been made by a file inside it.
@@ -75,7 +77,8 @@ impl Unpack {
             self.bytes += n as u64;
             if self.bytes > self.limits.bytes {
                 let mib = self.limits.bytes >> 20;
-                return Err(rejected(format!("it unpacks to more than {mib} MiB")));
+                let message = format!("the source unpacks to more than {mib} MiB; deploy less");
+                return Err(PrepareError::new(self.over, message));
             }
             to.write_all(&buffer[..n]).doing("unpacking")?;
         }
@@ -104,10 +107,9 @@ impl Unpack {
                 return Err(rejected(format!("`{shown}` is inside something that is no folder")));
             }
         }
-        if let Some(earlier) = self.seen.insert(path.to_owned(), kind) {
-            if (earlier, kind) != (Kind::Dir, Kind::Dir) {
-                return Err(rejected(format!("`{shown}` occurs twice")));
-            }
+        let earlier = self.seen.insert(path.to_owned(), kind);
+        if earlier.is_some_and(|earlier| (earlier, kind) != (Kind::Dir, Kind::Dir)) {
+            return Err(rejected(format!("`{shown}` occurs twice")));
         }
         if self.seen.len() as u64 > self.limits.files {
             return Err(rejected(format!("it has more than {} entries", self.limits.files)));
@@ -200,7 +202,9 @@ mod tests {
 
     fn unpack() -> (tempfile::TempDir, Unpack) {
         let dir = tempfile::tempdir().unwrap();
-        let unpack = Unpack::into(&dir.path().join("root"), Limits { bytes: 1000, files: 50 }).unwrap();
+        let unpack =
+            Unpack::into(&dir.path().join("root"), Limits { bytes: 1000, files: 50 }, ErrorCode::TooBig)
+                .unwrap();
         (dir, unpack)
     }
 
@@ -252,7 +256,7 @@ mod tests {
     fn bytes_and_entries_are_counted() {
         let (_dir, mut one) = unpack();
         one.file("a", false, &mut &[0; 900][..]).unwrap();
-        assert!(one.file("b", false, &mut &[0; 200][..]).is_err());
+        assert_eq!(one.file("b", false, &mut &[0; 200][..]).unwrap_err().code(), ErrorCode::TooBig);
         let (_dir, mut many) = unpack();
         let failed = (0..60).any(|n| many.dir(&format!("d{n}")).is_err());
         assert!(failed);

@@ -30,7 +30,7 @@ const MAX_PROCESSES: u64 = 4096;
 
 pub enum Outcome {
     Prepared(Result<Prepared, Reason>),
-    Started(Result<(Instance, Lists), Reason>),
+    Started(Box<Result<(Instance, Lists), Reason>>),
     Lost(Arc<Instance>, Reason),
     Pinged(Arc<Instance>, Pong),
     Relisted(Arc<Instance>, watch::Receiver<u64>, Option<Lists>),
@@ -92,7 +92,7 @@ pub async fn start(start: Start) -> Outcome {
                 _ => ErrorCode::JailFailed,
             };
             let message = format!("the service's directories could not be made: {e}");
-            return Outcome::Started(Err(Reason { code, message, stderr: vec![] }));
+            return Outcome::Started(Box::new(Err(Reason { code, message, stderr: vec![] })));
         }
     };
     let launch = Launch {
@@ -103,7 +103,7 @@ pub async fn start(start: Start) -> Outcome {
         limits: shop.config.mcp,
         start_timeout: shop.config.start_timeout,
     };
-    Outcome::Started(instance::start(launch, &cancel).await)
+    Outcome::Started(Box::new(instance::start(launch, &cancel).await))
 }
 
 /// Home and tmp.

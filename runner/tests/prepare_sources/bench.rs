@@ -124,6 +124,13 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// Sealed trees can not be removed by a user who is not root.
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
+    }
+}
+
 /// Starts what was prepared with nothing but its environment, and asks it for its name.
 pub async fn server_name(prepared: &Prepared, home: &Path) -> String {
     let mut command = tokio::process::Command::new(&prepared.argv[0]);
@@ -138,10 +145,9 @@ pub async fn server_name(prepared: &Prepared, home: &Path) -> String {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let answer = tokio::time::timeout(Duration::from_secs(60), async {
         while let Some(line) = lines.next_line().await.unwrap() {
-            if let Ok(value) = serde_json::from_str::<serde_json::Value>(&line) {
-                if value["id"] == 1 {
-                    return value["result"]["serverInfo"]["name"].as_str().unwrap_or_default().to_owned();
-                }
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default(); // null: a banner
+            if value["id"] == 1 {
+                return value["result"]["serverInfo"]["name"].as_str().unwrap_or_default().to_owned();
             }
         }
         panic!("{:?} ended without an answer", prepared.argv)

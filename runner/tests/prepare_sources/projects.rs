@@ -253,3 +253,17 @@ async fn a_tree_over_the_limit_is_too_big_and_a_slow_step_times_out() {
         assert_eq!(error.code(), ErrorCode::InstallTimeout);
     }
 }
+
+#[tokio::test]
+async fn install_scripts_run_when_the_deployer_allows_them() {
+    let bench = Bench::new().await;
+    if !bench.has(&["node", "npm"]) {
+        return;
+    }
+    let manifest = json!({"type": "module", "scripts": {"postinstall": "touch ran"},
+        "dependencies": {"is-number": "7.0.0"}})
+    .to_string();
+    let mut spec = bench.zip(&[("package.json", &manifest), ("index.js", &node_server("x"))]).await;
+    spec.allow_scripts = true;
+    assert!(bench.prepare(&spec).await.unwrap().cwd.join("ran").exists());
+}

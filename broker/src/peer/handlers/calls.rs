@@ -6,7 +6,7 @@ use wire::RawJson;
 use wire::peer::Body;
 use wire::peer::hosting::{McpCall, McpCallResult, McpRequest, McpRequestEvent, McpRequestResult};
 
-use crate::calls::{self, Call, CallError};
+use crate::calls::{self, Call, CallError, Said};
 use crate::peer::dispatch::Asked;
 
 pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
@@ -17,15 +17,19 @@ pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
         Ok(params) => params,
         Err(error) => return answer(&asked, Err(error.into()), |result| result).await,
     };
-    let result = run(&asked, &cancel, Call {
-        caller: &asked.caller,
-        view: &asked.view,
-        server_name: &server_name,
-        method: "tools/call",
-        params: Some(params),
-        deadline: calls::deadline(deadline_ms),
-        events,
-    });
+    let result = run(
+        &asked,
+        &cancel,
+        Call {
+            caller: &asked.caller,
+            view: &asked.view,
+            server_name: &server_name,
+            method: "tools/call",
+            params: Some(params),
+            deadline: calls::deadline(deadline_ms),
+            events,
+        },
+    );
     let result = result.await;
     answer(&asked, result, |result| result).await;
 }
@@ -33,24 +37,37 @@ pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
 pub async fn request(asked: Asked, frame: McpRequest, cancel: CancellationToken) {
     let McpRequest { server_name, method, params, deadline_ms } = frame;
     let events = params.as_ref().is_some_and(|params| params.get().contains("\"progressToken\""));
-    let result = run(&asked, &cancel, Call {
-        caller: &asked.caller,
-        view: &asked.view,
-        server_name: &server_name,
-        method: &method,
-        params,
-        deadline: calls::deadline(deadline_ms),
-        events,
-    });
+    let result = run(
+        &asked,
+        &cancel,
+        Call {
+            caller: &asked.caller,
+            view: &asked.view,
+            server_name: &server_name,
+            method: &method,
+            params,
+            deadline: calls::deadline(deadline_ms),
+            events,
+        },
+    );
     let result = result.await;
     answer(&asked, result, McpRequestResult).await;
 }
 
 async fn run(asked: &Asked, cancel: &CancellationToken, call: Call<'_>) -> Result<RawJson, CallError> {
-    let on_event = async |event: RawJson| asked.answer(&McpRequestEvent { event }).await;
     tokio::select! {
-        result = calls::call(&asked.broker, call, on_event) => result,
+        result = carry(asked, call) => result,
         () = cancel.cancelled() => Err(CallError::Cancelled),
+    }
+}
+
+async fn carry(asked: &Asked, call: Call<'_>) -> Result<RawJson, CallError> {
+    let mut ongoing = calls::begin(&asked.broker, call).await?;
+    loop {
+        match ongoing.next().await? {
+            Said::Event(event) => asked.answer(&McpRequestEvent { event }).await,
+            Said::Result(result) => return Ok(result),
+        }
     }
 }
 
@@ -102,7 +119,8 @@ mod tests {
             r#"{"serverName":"s","toolName":"t\"x","args":{ "n": 1.0, "b":1e2 },"meta":{"progressToken": 7}}"#,
         )
         .expect("reads");
-        let params = tool_params(&frame.tool_name, frame.args.as_deref(), frame.meta.as_deref()).expect("params");
+        let params =
+            tool_params(&frame.tool_name, frame.args.as_deref(), frame.meta.as_deref()).expect("params");
         assert_eq!(
             params.get(),
             r#"{"name":"t\"x","arguments":{ "n": 1.0, "b":1e2 },"_meta":{"progressToken": 7}}"#

@@ -1,8 +1,8 @@
 //! Deploying, watching and describing services.
 
 use wire::peer::hosting::{
-    McpCatalogResult, McpDeploy, McpDeployProgress, McpRollback, McpSchema, McpScope, McpScopeResult, McpStart,
-    McpStatus, McpStop, McpUndeploy, McpUpdate,
+    McpCatalogResult, McpDeploy, McpDeployProgress, McpRollback, McpSchema, McpScope, McpScopeResult,
+    McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
 };
 
 use crate::deploy::{self, Change, NewService, News};
@@ -70,7 +70,8 @@ pub async fn scope(asked: &Asked, frame: McpScope) -> Result<(), FrameError> {
 
 pub async fn status(asked: &Asked, frame: McpStatus) -> Result<(), FrameError> {
     let service = asked.view.visible(&asked.caller, &frame.server_name)?;
-    asked.answer(&describe::status(&asked.broker.observed, &asked.view, &asked.caller, &service)).await;
+    let service = describe::status(&asked.broker.observed, &asked.view, &asked.caller, &service);
+    asked.answer(&McpStatusResult { service }).await;
     Ok(())
 }
 

@@ -40,6 +40,9 @@ const COMMANDS: usize = 64;
 /// Tells generations apart inside the task, also two holdings of one generation.
 type Nonce = u64;
 
+/// Phases that the workshop reports while it works.
+type Steps = (mpsc::Sender<(Nonce, Phase)>, mpsc::Receiver<(Nonce, Phase)>);
+
 pub struct ServiceTask {
     key: ServiceKey,
     shop: Arc<Shop>,
@@ -54,7 +57,7 @@ pub struct ServiceTask {
     candidate: Option<Nonce>,
     next_nonce: Nonce,
     jobs: JoinSet<(Nonce, Outcome)>,
-    steps: (mpsc::Sender<(Nonce, Phase)>, mpsc::Receiver<(Nonce, Phase)>),
+    steps: Steps,
     ping_at: Instant,
     sample_at: Instant,
     removal: Option<Removal>,
@@ -196,7 +199,8 @@ impl ServiceTask {
 
     fn supersede_candidate(&mut self) {
         let Some(nonce) = self.candidate else { return };
-        if let Some(held) = self.held.get_mut(&nonce) {
+        // One that failed before has its verdict already.
+        if let Some(held) = self.held.get_mut(&nonce).filter(|held| held.machine.state != State::Failed) {
             held.is_superseded = true;
             held.reason = Some(Arc::new(superseded()));
         }
@@ -316,8 +320,9 @@ impl ServiceTask {
             return;
         }
         if let Some(lists) = self.held.get(&nonce).and_then(|held| held.lists.clone()) {
+            // In this order, as for reports.
+            self.lists.send_replace(Some(lists.clone()));
             self.shop.events.lists(&self.key, &lists);
-            self.lists.send_replace(Some(lists));
         }
     }
 
@@ -339,8 +344,10 @@ impl ServiceTask {
             return;
         }
         let next = ServiceReport { revision: next.revision + 1, ..next };
+        // First what a new reader looks at, then the event: the other way round, a reader that comes in between
+        // would see neither.
+        self.report.send_replace(next.clone());
         self.shop.events.report(&next);
-        self.report.send_replace(next);
     }
 }
 

@@ -30,8 +30,10 @@ impl ServiceTask {
                 self.step(nonce, Event::Prepared);
             }
             Outcome::Prepared(Err(reason)) => self.failed(nonce, reason, Event::PrepareFailed),
-            Outcome::Started(Ok((instance, lists))) => self.started(nonce, instance, lists),
-            Outcome::Started(Err(reason)) => self.failed(nonce, reason, Event::StartFailed),
+            Outcome::Started(outcome) => match *outcome {
+                Ok((instance, lists)) => self.started(nonce, instance, lists),
+                Err(reason) => self.failed(nonce, reason, Event::StartFailed),
+            },
             Outcome::Lost(instance, reason) if is_current(&instance) => {
                 if !held.is_ready() {
                     return;

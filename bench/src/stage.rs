@@ -1,0 +1,146 @@
+//! A `claudemesh up` of its own in a temporary directory, and a connection to it.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use client::{Announce, Config, Connection, Membership, Reconnect};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use wire::peer::hosting::{McpStatus, McpStatusResult, ServiceStatus};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Stage {
+    binary: PathBuf,
+    dir: TempDir,
+    up: Option<Child>,
+    listen: String,
+}
+
+impl Stage {
+    /// # Errors
+    /// When `up` does not answer in time.
+    pub async fn start(binary: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("claudemesh-bench-").tempdir()?;
+        let mut stage = Self { binary: binary.to_owned(), dir, up: None, listen: "127.0.0.1:0".to_owned() };
+        stage.up().await?;
+        Ok(stage)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .env("CLAUDEMESH_CONFIG_DIR", self.dir.path().join("config"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Starts `up` and gives a connection as soon as a hello is answered.
+    ///
+    /// # Errors
+    /// When that takes too long, or `up` ends.
+    pub async fn up(&mut self) -> Result<Connection> {
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("up.log"))?;
+        let mut child = self
+            .command()
+            .args(["up", "--listen", &self.listen, "--data"])
+            .arg(self.dir.path().join("data"))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start the binary")?;
+        let end = Instant::now() + PATIENCE;
+        let connection = loop {
+            if let Ok(connection) = self.connect().await {
+                break connection;
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!("`up` ended: {status}; see {}", self.dir.path().display());
+            }
+            ensure!(Instant::now() < end, "`up` does not answer");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        self.up = Some(child);
+        let url = self.entry()?.broker_url;
+        self.listen = url.trim_start_matches("ws://").trim_end_matches("/ws").to_owned();
+        Ok(connection)
+    }
+
+    fn entry(&self) -> Result<client::MeshEntry> {
+        Ok(Config::load(&self.dir.path().join("config"))?.choose(None)?.clone())
+    }
+
+    /// # Errors
+    /// When the broker is not there.
+    pub async fn connect(&self) -> Result<Connection> {
+        let membership = Membership::of(&self.entry()?)?;
+        Ok(Connection::open(membership, Announce::here("human", "bench"), Reconnect::Never).await?)
+    }
+
+    /// Runs a command of the binary that must work.
+    ///
+    /// # Errors
+    /// When it fails; with what it printed.
+    pub async fn run(&self, args: &[&str]) -> Result<()> {
+        let output = self.command().args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let output = output.wait_with_output().await?;
+        ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Deploys the native echo server as a bundle with a binary.
+    ///
+    /// # Errors
+    /// When the echo binary is missing or the deploy fails.
+    pub async fn deploy_echo(&self, name: &str) -> Result<()> {
+        let folder = self.dir.path().join("echo");
+        if !folder.exists() {
+            std::fs::create_dir_all(&folder)?;
+            let echo = std::env::current_exe()?.with_file_name("echo");
+            std::fs::copy(&echo, folder.join("echo"))
+                .with_context(|| format!("{} is missing", echo.display()))?;
+            std::fs::write(folder.join("manifest.json"), ECHO_MANIFEST)?;
+        }
+        self.run(&["deploy", name, &folder.to_string_lossy()]).await
+    }
+
+    /// # Errors
+    /// When there is no such service.
+    pub async fn status(&self, connection: &Connection, name: &str) -> Result<ServiceStatus> {
+        let answer: McpStatusResult = connection.request(&McpStatus { server_name: name.to_owned() }).await?;
+        Ok(answer.service)
+    }
+
+    pub fn broker_pid(&self) -> Option<u32> {
+        self.up.as_ref().and_then(Child::id)
+    }
+
+    /// # Errors
+    /// When the broker cannot be killed.
+    pub async fn kill_9_broker(&mut self) -> Result<()> {
+        let mut up = self.up.take().context("the broker is up")?;
+        Ok(up.kill().await?)
+    }
+
+    /// Ends `up` as a person would.
+    ///
+    /// # Errors
+    /// When it does not end well.
+    pub async fn down(mut self) -> Result<()> {
+        self.run(&["down", "--data", &self.dir.path().join("data").to_string_lossy()]).await?;
+        let mut up = self.up.take().context("the broker is up")?;
+        let status: ExitStatus =
+            tokio::time::timeout(PATIENCE, up.wait()).await.context("`up` does not end")??;
+        ensure!(status.success(), "`up` ended with {status}");
+        Ok(())
+    }
+}
+
+const ECHO_MANIFEST: &str = r#"{
+  "manifest_version": "0.3", "name": "echo", "version": "1.0.0", "description": "echo", "author": {"name": "bench"},
+  "server": {"type": "binary", "entry_point": "echo", "mcp_config": {"command": "${__dirname}/echo", "args": []}}
+}"#;

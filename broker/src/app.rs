@@ -1,0 +1,152 @@
+//! The broker as a whole: built from its config, then run until it is told to stop.
+//!
+//! Here: what the parts share ([`Broker`]), start and stop. Not here: signals and processes (the binary's business).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use vault::AtRestKey;
+
+use crate::config::{Config, Limits};
+use crate::observed::Observed;
+use crate::peer::presence::Presences;
+use crate::reconcile::{self, Inbox};
+use crate::runner::{BadLink, Runner};
+use crate::store::{Store, StoreConfig, StoreError};
+use crate::views::Views;
+use crate::{http, metrics};
+
+/// Readers of the database; writes take turns anyway.
+const CONNECTIONS: u32 = 8;
+/// How long connections may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the database can not be opened: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Runner(#[from] BadLink),
+    #[error("can not listen on {addr}: {source}")]
+    Listen { addr: SocketAddr, source: std::io::Error },
+}
+
+/// What every connection, request and the reconciler share.
+pub struct Broker {
+    pub store: Store,
+    pub views: Views,
+    pub observed: Observed,
+    pub presences: Presences,
+    pub runner: Runner,
+    pub reconciler: reconcile::Handle,
+    pub at_rest_key: AtRestKey,
+    pub limits: Limits,
+    pub public_url: String,
+    pub expected_migration: Option<String>,
+    pub started: Instant,
+    pub metrics: Option<PrometheusHandle>,
+    pub shutdown: CancellationToken,
+    /// Every open WebSocket.
+    pub tracker: TaskTracker,
+}
+
+/// A broker that is ready to run.
+pub struct App {
+    broker: Arc<Broker>,
+    listener: TcpListener,
+    addr: SocketAddr,
+    inbox: Inbox,
+}
+
+impl App {
+    /// Opens the database (with migrations) and binds the port. Starts nothing.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let Config { listen, database_url, runner, at_rest_key, public_url, limits, expected_migration } =
+            config;
+        // reqwest is built without a TLS provider of its own. A second installation is refused and harmless.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let store = Store::open(StoreConfig { url: database_url, max_connections: CONNECTIONS }).await?;
+        let runner = Runner::new(&runner)?;
+        let bound = TcpListener::bind(listen).await.and_then(|l| l.local_addr().map(|addr| (l, addr)));
+        let (listener, addr) = bound.map_err(|source| BuildError::Listen { addr: listen, source })?;
+        let (reconciler, inbox) = reconcile::channel();
+        let broker = Arc::new(Broker {
+            views: Views::new(store.clone()),
+            store,
+            observed: Observed::default(),
+            presences: Presences::default(),
+            runner,
+            reconciler,
+            at_rest_key,
+            limits,
+            public_url,
+            expected_migration,
+            started: Instant::now(),
+            metrics: metrics::install(),
+            shutdown: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+        });
+        Ok(Self { broker, listener, addr, inbox })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// For the embedding program: the store and the state of the runner.
+    pub fn broker(&self) -> Arc<Broker> {
+        Arc::clone(&self.broker)
+    }
+
+    /// Serves until `shutdown`, then says goodbye to every peer. The runner and its services are left running.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn run(self, shutdown: CancellationToken) -> std::io::Result<()> {
+        let Self { broker, listener, addr, inbox } = self;
+        tracing::info!("listening on {addr}");
+        // Without TCP_NODELAY a small answer waits up to 44 ms for the acknowledgement of the one before.
+        let listener = listener.tap_io(|socket| {
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!("no TCP_NODELAY on a connection: {error}");
+            }
+        });
+        let stop = shutdown.clone();
+        let own = broker.shutdown.clone();
+        let serving =
+            axum::serve(listener, http::router(Arc::clone(&broker))).with_graceful_shutdown(async move {
+                stop.cancelled().await;
+                own.cancel();
+            });
+        let reconciling = reconcile::run(Arc::clone(&broker), inbox, broker.shutdown.clone());
+        let ended = async {
+            let (served, ()) = tokio::join!(serving.into_future(), reconciling);
+            broker.tracker.close();
+            broker.tracker.wait().await;
+            served
+        };
+        let farewell = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        let served = tokio::select! {
+            served = ended => served,
+            // A client that holds its request open must not hold the broker.
+            () = farewell => Ok(()),
+        };
+        broker.store.close().await;
+        tracing::info!("stopped");
+        served
+    }
+}

@@ -1,0 +1,104 @@
+//! What follows from the end of an action: the next look, a retry, or a failure that people see.
+
+use std::time::Duration;
+
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use wire::ServiceKey;
+use wire::report::{Reason, ServiceReport};
+
+use super::Reconciler;
+use super::plan::{Action, Wish};
+use super::work::WorkError;
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// What a job was, and how it ended.
+pub(super) enum Done {
+    Action(Action, Result<Option<Box<ServiceReport>>, WorkError>),
+    Tidied(Result<(), WorkError>),
+}
+
+pub(super) struct Retry {
+    /// `None`: due.
+    pub(super) at: Option<Instant>,
+    /// Grows with each failure, goes with the first success.
+    pub(super) pause: Duration,
+}
+
+impl Reconciler {
+    pub(super) async fn finish(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done::Action(action, result)) => {
+                self.busy.remove(action.key());
+                match result {
+                    Ok(report) => self.succeeded(&action, report).await,
+                    Err(error) => self.failed(&action, &error).await,
+                }
+            }
+            Ok(Done::Tidied(Ok(()))) => {}
+            Ok(Done::Tidied(Err(error))) => tracing::warn!("nothing was tidied: {error}"),
+            // A job that panicked leaves its service marked busy for ever otherwise.
+            Err(error) => {
+                tracing::error!("an action ended abnormally: {error}");
+                self.busy.clear();
+            }
+        }
+    }
+
+    async fn succeeded(&mut self, action: &Action, report: Option<Box<ServiceReport>>) {
+        let key = action.key();
+        self.retries.remove(key);
+        self.broker.observed.set_trouble(key, None);
+        match (action, report) {
+            (Action::Apply(..), Some(report)) => self.report(*report).await,
+            (Action::Apply(..), None) => {}
+            (Action::Stop(_), _) => self.broker.observed.forget(key),
+            (Action::Purge(_), _) => {
+                self.broker.observed.forget(key);
+                self.delete(key).await;
+                self.wants_tidying = true;
+            }
+        }
+    }
+
+    /// The runner has confirmed that nothing is left of the service.
+    async fn delete(&mut self, key: &ServiceKey) {
+        if self.wishes.get(key).is_none_or(|desired| desired.wish() != Wish::Gone) {
+            return;
+        }
+        let deleted = async {
+            let mut tx = self.broker.store.begin().await?;
+            tx.services().delete(key).await?;
+            tx.commit().await
+        };
+        match deleted.await {
+            Ok(()) => {
+                self.broker.views.changed(&key.mesh);
+                self.refresh().await;
+            }
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
+    async fn failed(&mut self, action: &Action, error: &WorkError) {
+        let key = action.key();
+        let unproven = self.wishes.get(key).filter(|desired| !desired.proven);
+        if let (Action::Apply(_, generation), false, Some(desired)) = (action, error.is_passing(), unproven)
+            && desired.row.target == *generation
+        {
+            let reason: Reason = error.reason();
+            return self.fail(key, *generation, reason).await;
+        }
+        let pause = self.retries.get(key).map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LONGEST_RETRY));
+        self.retries.insert(key.clone(), Retry { at: Some(Instant::now() + pause), pause });
+        if !error.is_passing() {
+            self.broker.observed.set_trouble(key, Some(error.reason()));
+        }
+        tracing::warn!(
+            mesh.id = %key.mesh, service.name = %key.name,
+            "an action for {key} failed: {error}; trying again in {} ms", pause.as_millis()
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! The long-lived roles: `up`, `broker`, `runner`, and `down`, which ends the first.
+
+mod broker;
+mod data;
+mod down;
+mod logging;
+mod owner;
+mod runner;
+mod runner_child;
+mod up;
+
+pub use broker::broker;
+pub use data::DataFolder;
+pub use down::down;
+pub use logging::log_for_commands;
+pub use runner::{leave_session, runner};
+pub use up::up;

@@ -1,0 +1,46 @@
+//! The runner role.
+
+use std::path::PathBuf;
+
+use runner::{Listen, RunnerConfig};
+
+use super::logging::{self, Chatter};
+use crate::args::{ListenArg, RunnerArgs};
+use crate::failure::Failure;
+use crate::settings::secret_file;
+
+/// Our own image, which stays what it is when the file is replaced by a newer build.
+const OWN_IMAGE: &str = "/proc/self/exe";
+
+/// Makes this process the leader of a session without a terminal.
+pub fn leave_session(detach: bool) -> Result<(), Failure> {
+    if !detach {
+        return Ok(());
+    }
+    nix::unistd::setsid().map(drop).map_err(|e| Failure::platform(format!("cannot leave the session: {e}")))
+}
+
+pub async fn runner(args: RunnerArgs) -> Result<u8, Failure> {
+    logging::start(Chatter::Lifecycle, args.json_logs);
+    let listen = match (args.listen, &args.token_file) {
+        (ListenArg::Unix(path), None) => Listen::Unix(path),
+        (ListenArg::Tcp(addr), Some(file)) => Listen::Tcp { addr, token: secret_file(file)? },
+        (ListenArg::Unix(_), Some(_)) => {
+            return Err(Failure::user("a unix socket has no token: its file mode decides who may connect"));
+        }
+        (ListenArg::Tcp(_), None) => {
+            return Err(Failure::user("listening on TCP needs a token: --token-file")
+                .with_cure("Make one: head -c 32 /dev/urandom | base64 > runner.token"));
+        }
+    };
+    let mut config = RunnerConfig::new(args.data, listen, PathBuf::from(OWN_IMAGE));
+    config.orphan_timeout = args.orphan_timeout;
+    config.git_schemes = args.git_schemes;
+    runner::run(config).await.map_err(|e| Failure::of_code(e.code(), e.to_string()))?;
+    Ok(0)
+}
+
+/// As the runner itself says it in `/health`.
+pub async fn own_build() -> String {
+    runner::build_of(OWN_IMAGE.as_ref()).await
+}
