@@ -5,9 +5,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -144,22 +143,15 @@ impl Signals {
     }
 }
 
-/// Version and a hash of the executable, so that a broker sees a runner of another build.
+/// Version, size and modification time of the executable, so that a broker sees a runner of another build. Not a
+/// hash of its bytes: reading them would delay every restart.
 pub async fn build_of(exe: &Path) -> String {
-    let exe = exe.to_owned();
-    let hashed = tokio::task::spawn_blocking(move || -> std::io::Result<String> {
-        let mut hash = Sha256::new();
-        let mut file = std::fs::File::open(exe)?;
-        let mut chunk = vec![0; 1 << 20];
-        loop {
-            match std::io::Read::read(&mut file, &mut chunk)? {
-                0 => return Ok(hex::encode(&hash.finalize()[..8])),
-                n => hash.update(&chunk[..n]),
-            }
-        }
-    });
-    let hash = hashed.await.ok().and_then(Result::ok).unwrap_or_else(|| "unknown".to_owned());
-    format!("{} {hash}", env!("CARGO_PKG_VERSION"))
+    let meta = tokio::fs::metadata(exe).await;
+    let modified = meta.as_ref().ok().and_then(|m| m.modified().ok()?.duration_since(UNIX_EPOCH).ok());
+    match (meta, modified) {
+        (Ok(meta), Some(at)) => format!("{} {:x}-{:x}", env!("CARGO_PKG_VERSION"), meta.len(), at.as_nanos()),
+        _ => format!("{} unknown", env!("CARGO_PKG_VERSION")),
+    }
 }
 
 fn random_hex() -> String {

@@ -9,10 +9,13 @@ pub const PYTHON: &str = include_str!("../fixtures/python/server.py");
 pub const NODE: &str = include_str!("../fixtures/node/index.js");
 pub const NODE_PACKAGE: &str = include_str!("../fixtures/node/package.json");
 
-/// Writes files, with the folders that they need.
+/// Writes files, with the folders that they need. What is there already is left alone: somebody may be packing it.
 pub fn write_tree(root: &Path, files: &[(&str, &str)]) -> PathBuf {
     for (name, text) in files {
         let path = root.join(name);
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == *text) {
+            continue;
+        }
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }

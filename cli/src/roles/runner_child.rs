@@ -66,10 +66,8 @@ impl RunnerChild {
                 return;
             }
             let started = Instant::now();
-            let found = tokio::select! {
-                live = self.obtain(first) => live,
-                () = ending.cancelled() => Err("stopped while it started".to_owned()),
-            };
+            // Not cut short: a runner that is left half started would have nobody to end it.
+            let found = self.obtain(first).await;
             first = false;
             match found {
                 Ok(mut live) => {

@@ -49,7 +49,7 @@ impl App {
             pid: std::process::id().cast_signed(),
             uptime_s: self.started.elapsed().as_secs(),
             services: self.table.all().len(),
-            tools: self.shop.workshop.tools(),
+            tools: self.shop.workshop.known_tools(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::npm::{self, Resolved};
 use super::project::{self, Wishes};
 use super::step::Bench;
 use super::store::{Record, Staging, artefact_key};
+use super::tools::Tools;
 use super::wanted::{Exact, Wanted};
 use super::{Inner, Prepared, ProgressSink, archive, bundle, entry, pypi, tree};
 
@@ -34,6 +35,7 @@ struct Built {
 
 pub(crate) struct Preparation<'a> {
     inner: &'a Arc<Inner>,
+    tools: &'a Arc<Tools>,
     spec: &'a ServiceSpec,
     token: Option<&'a Secret>,
     progress: &'a ProgressSink,
@@ -43,6 +45,7 @@ pub(crate) struct Preparation<'a> {
 impl<'a> Preparation<'a> {
     pub(crate) fn new(
         inner: &'a Arc<Inner>,
+        tools: &'a Arc<Tools>,
         spec: &'a ServiceSpec,
         token: Option<&'a Secret>,
         progress: &'a ProgressSink,
@@ -57,7 +60,7 @@ impl<'a> Preparation<'a> {
                 "an argument has a NUL character; leave it out",
             ));
         }
-        Ok(Self { inner, spec, token, progress, wanted })
+        Ok(Self { inner, tools, spec, token, progress, wanted })
     }
 
     pub(crate) async fn run(self, pin: Option<&Pin>) -> Result<Prepared, PrepareError> {
@@ -78,7 +81,7 @@ impl<'a> Preparation<'a> {
             },
             None => self.resolve(&bench, &staging).await?,
         };
-        let request = self.wanted.request(&exact, self.spec, &self.inner.tools).key();
+        let request = self.wanted.request(&exact, self.spec, self.tools).key();
         let lock = self.inner.request_lock(&request);
         let _alone = lock.lock().await;
         let known = match &exact.lock {
@@ -106,7 +109,7 @@ impl<'a> Preparation<'a> {
 
     fn bench(&self, staging: &Staging) -> Bench {
         Bench {
-            tools: Arc::clone(&self.inner.tools),
+            tools: Arc::clone(self.tools),
             progress: Arc::clone(self.progress),
             staging: staging.path().to_owned(),
             cache: self.inner.store.dir("cache"),
@@ -288,7 +291,7 @@ impl<'a> Preparation<'a> {
         } else {
             self.choose(record)?.clone()
         };
-        let mut argv = launch.argv(&tree, &cwd, &self.inner.tools)?;
+        let mut argv = launch.argv(&tree, &cwd, self.tools)?;
         argv.extend(self.spec.args.iter().cloned());
         Ok(Prepared { pin: record.pin.clone(), argv, cwd, env })
     }
@@ -309,7 +312,7 @@ impl<'a> Preparation<'a> {
         let venv = record.venv.as_ref().map(|venv| tree.join(venv));
         let bin = venv.as_ref().map(|venv| venv.join("bin"));
         let mut env = vec![
-            ("PATH".to_owned(), self.inner.tools.run_path(bin.as_deref())),
+            ("PATH".to_owned(), self.tools.run_path(bin.as_deref())),
             ("NODE_ENV".to_owned(), "production".to_owned()),
             // The tree is read-only and its bytecode is there.
             ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),

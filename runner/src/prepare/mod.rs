@@ -104,7 +104,8 @@ pub struct Workshop {
 
 struct Inner {
     config: WorkshopConfig,
-    tools: Arc<Tools>,
+    /// Found once, by whoever needs them first: asking every tool takes longer than a restart may.
+    tools: tokio::sync::OnceCell<Arc<Tools>>,
     store: Arc<Store>,
     slots: Semaphore,
     /// One lock per request that is being worked on: the second of two equal deploys waits and reuses.
@@ -112,18 +113,17 @@ struct Inner {
 }
 
 impl Workshop {
-    /// Makes the directories, clears what a crash left in staging, and finds the tools.
+    /// Makes the directories and clears what a crash left in staging.
     ///
     /// # Errors
     /// The store's directory can not be made or read.
     pub async fn open(config: WorkshopConfig) -> Result<Self, PrepareError> {
         let root = config.root.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&root));
-        let (store, tools) = tokio::join!(store, Tools::find());
+        let store = tokio::task::spawn_blocking(move || Store::open(&root)).await;
         let store = store.map_err(|_| PrepareError::lost("opening the artefact store"))??;
         let inner = Inner {
             config,
-            tools: Arc::new(tools),
+            tools: tokio::sync::OnceCell::new(),
             store: Arc::new(store),
             slots: Semaphore::new(AT_ONCE),
             requests: Mutex::default(),
@@ -131,9 +131,14 @@ impl Workshop {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// What was found when the workshop opened, e.g. `node 20.20.2`.
-    pub fn tools(&self) -> Vec<String> {
-        self.inner.tools.list()
+    /// What this machine has, e.g. `node 20.20.2`; nothing until the tools were asked.
+    pub fn known_tools(&self) -> Vec<String> {
+        self.inner.tools.get().map(|tools| tools.list()).unwrap_or_default()
+    }
+
+    /// Asks the tools, unless that was done.
+    pub async fn find_tools(&self) {
+        self.inner.tools().await;
     }
 
     /// Installs or reuses what the spec names. With a pin: exactly that, and without network if it is there.
@@ -150,7 +155,8 @@ impl Workshop {
         pin: Option<&Pin>,
         progress: &ProgressSink,
     ) -> Result<Prepared, PrepareError> {
-        job::Preparation::new(&self.inner, spec, git_token, progress)?.run(pin).await
+        let tools = self.inner.tools().await;
+        job::Preparation::new(&self.inner, tools, spec, git_token, progress)?.run(pin).await
     }
 
     pub fn has_blob(&self, sha256: &str) -> bool {
@@ -198,6 +204,10 @@ impl Workshop {
 }
 
 impl Inner {
+    async fn tools(&self) -> &Arc<Tools> {
+        self.tools.get_or_init(|| async { Arc::new(Tools::find().await) }).await
+    }
+
     fn request_lock(&self, request: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.retain(|_, lock| lock.strong_count() > 0);

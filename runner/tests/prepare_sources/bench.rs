@@ -52,12 +52,13 @@ impl Bench {
         config.git_schemes = vec!["https".into(), "http".into()];
         change(&mut config);
         let workshop = Workshop::open(config).await.unwrap();
+        workshop.find_tools().await;
         Self { workshop, lines: Arc::default(), dir }
     }
 
     /// Whether the tools are there. Missing ones are an error where everything must be tested.
     pub fn has(&self, tools: &[&str]) -> bool {
-        let found = self.workshop.tools();
+        let found = self.workshop.known_tools();
         let missing: Vec<_> =
             tools.iter().filter(|t| !found.iter().any(|f| f.starts_with(&format!("{t} ")))).collect();
         if missing.is_empty() {
@@ -121,6 +122,7 @@ impl Bench {
         let mut config = WorkshopConfig::new(self.dir.path().join("store"));
         config.git_schemes = vec!["https".into(), "http".into()];
         self.workshop = Workshop::open(config).await.unwrap();
+        self.workshop.find_tools().await;
     }
 }
 

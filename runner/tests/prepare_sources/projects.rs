@@ -231,7 +231,7 @@ async fn nothing_to_start_a_missing_upload_and_a_missing_tool_each_have_a_code()
         *sha256 = "0".repeat(64);
     }
     assert_eq!(bench.prepare(&gone).await.unwrap_err().code(), ErrorCode::UploadNotFound);
-    if !bench.workshop.tools().iter().any(|t| t.starts_with("bun ")) {
+    if !bench.workshop.known_tools().iter().any(|t| t.starts_with("bun ")) {
         let mut spec = bench.zip(&[("package.json", "{}"), ("index.ts", "")]).await;
         spec.runtime = Some(Runtime::Bun);
         let error = bench.prepare(&spec).await.unwrap_err();
