@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use wire::report::ServiceReport;
-use wire::runner::{Apply, Failure, Retain, Retained};
+use wire::runner::{Apply, Failure, Health, Retain, Retained};
 use wire::{ErrorCode, Secret, ServiceKey};
 
 use crate::config::RunnerLink;
@@ -84,6 +84,13 @@ impl Runner {
             }
         };
         Ok(Self { http: client.build().map_err(BadLink)?, base, token })
+    }
+
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn health(&self) -> Result<Health, RunnerError> {
+        let answer = send(self.request(Method::GET, "/health").timeout(SHORT)).await?;
+        answer.json().await.map_err(|e| RunnerError::Nonsense(e.to_string()))
     }
 
     /// The stream of everything that the runner holds and that changes.

@@ -34,6 +34,8 @@ const GRACE_TERM: Duration = Duration::from_secs(3);
 const GRACE_KILL: Duration = Duration::from_secs(10);
 /// From the end of a server's output to the report of how it ended.
 const EXIT_REPORT: Duration = Duration::from_secs(1);
+/// From there to the end of its stderr.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What to start.
 pub struct Launch {
@@ -64,6 +66,8 @@ struct Body {
     end: watch::Receiver<Option<End>>,
     changed: watch::Receiver<u64>,
     voice: Arc<Voice>,
+    /// Closed once all of stderr was read.
+    errors: watch::Receiver<()>,
     helper_pid: u32,
     tmp: PathBuf,
     /// Taken by whoever halts first; a second halt waits for the first.
@@ -199,12 +203,20 @@ async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
     let (orders, inbox) = mpsc::channel(8);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { drop(tell_end.send_replace(Some(conn.await))) });
-    tasks.spawn(read_errors(errors, voice.clone()));
+    let (reading, errors_read) = watch::channel(());
+    let words = voice.clone();
+    tasks.spawn(async move {
+        read_errors(errors, words).await;
+        drop(reading);
+    });
     let control = jailed.as_fd().try_clone_to_owned().map(std::os::unix::net::UnixStream::from);
     let control =
         control.and_then(UnixStream::from_std).map_err(|e| broken(format!("the jail's socket: {e}")))?;
     tasks.spawn(watch_jail(jailed, control, inbox, tell_life));
-    Ok((Body { orders, life, end, changed, voice, helper_pid, tmp, tasks: Mutex::new(tasks) }, client))
+    let errors = errors_read;
+    let body =
+        Body { orders, life, end, changed, voice, errors, helper_pid, tmp, tasks: Mutex::new(tasks) };
+    Ok((body, client))
 }
 
 impl Instance {
@@ -221,6 +233,9 @@ impl Instance {
             _ = end.wait_for(Option::is_some) => {}
         }
         let exit = self.body.exit_report(&Trouble::Ended).await;
+        // Its last words are still in the pipe. What it forked may hold the pipe open, so not for ever.
+        let mut errors = self.body.errors.clone();
+        let _ = timeout(LAST_WORDS, async { while errors.changed().await.is_ok() {} }).await;
         let how = match (&exit, end.borrow().as_ref()) {
             (Some(exit), _) => ended(exit),
             (None, Some(End::Stalled)) => "did not read its input for too long".to_owned(),

@@ -51,6 +51,8 @@ const MOMENTS: [Moment; 3] = [Moment::Quiet, Moment::Call, Moment::Deploy];
 struct Story<'a> {
     world: &'a World,
     dice: Dice,
+    /// Which of several victims.
+    pick: usize,
     /// Generation that was reported ready last, per service.
     proven: [i64; SERVICES.len()],
 }
@@ -61,6 +63,7 @@ impl Story<'_> {
         let moment = MOMENTS[self.dice.roll(3) as usize];
         let service = self.dice.roll(3) as usize;
         let delay = Duration::from_millis(self.dice.roll(120));
+        self.pick = self.dice.roll(1000) as usize;
         eprintln!("round {n}: kill {victim:?} {delay:?} into {moment:?} of {}", SERVICES[service]);
         let peer = self.world.owner.peer().await;
         let name = SERVICES[service];
@@ -111,8 +114,9 @@ impl Story<'_> {
     }
 
     fn kill_one(&self, what: &str) {
-        let found = processes::of(self.world.path());
-        if let Some(process) = found.iter().find(|p| p.command.contains(what)) {
+        let mut found = processes::of(self.world.path());
+        found.retain(|process| process.command.contains(what));
+        if let Some(process) = found.get(self.pick % found.len().max(1)) {
             processes::kill_9(process.pid);
         }
     }
@@ -165,7 +169,7 @@ async fn fifty_kills_at_random_moments_lose_double_and_leave_nothing() {
                 .ok(["deploy", name, folder.to_str().unwrap(), "--args=normal", "--args=round0"])
                 .await;
         }
-        let mut story = Story { world, dice: Dice(seed), proven: [1; SERVICES.len()] };
+        let mut story = Story { world, dice: Dice(seed), pick: 0, proven: [1; SERVICES.len()] };
         for n in 1..=ROUNDS {
             story.round(n).await;
         }

@@ -143,7 +143,7 @@ async fn the_reference_servers_of_pypi_work() {
                 ),
                 case(
                     "fetch",
-                    "-- uvx --from mcp-server-fetch mcp-server-fetch",
+                    "-- uvx --from mcp-server-fetch mcp-server-fetch --allow-private-ips",
                     "fetch",
                     json!({ "url": page.url("/page") }),
                     "a page of the test",

@@ -11,6 +11,7 @@ mod sharing;
 
 use catalog::access::{self, Action, Caller, Decision};
 use wire::peer::mesh::McpUndeployed;
+use wire::report::Phase;
 use wire::spec::{Pin, Secrets, ServiceSpec, Source};
 use wire::{ErrorCode, Generation, MemberId, MeshId, Scope, ServiceKey};
 
@@ -25,11 +26,14 @@ use crate::clock;
 use crate::error::FrameError;
 use crate::peer::events;
 use crate::reconcile::Goal;
+use crate::runner::RunnerError;
 use crate::store::{Deploy, Service, StoreError, StoredGeneration, Tx, Wanted};
 use crate::views::{MeshView, ServiceView};
 
 /// Versions of a service that are kept besides the target and the one that a rollback goes to.
 const KEPT_GENERATIONS: u32 = 10;
+/// Uploads of the largest size that a member may have waiting for a deploy.
+const WAITING_UPLOADS: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
@@ -45,10 +49,16 @@ pub enum DeployError {
     Leaving,
     #[error("the archive was not uploaded, or has been cleaned away")]
     NoUpload,
+    #[error("your uploads that no service uses exceed {} MiB; deploy them, or wait a day until they are cleaned away", .0 >> 20)]
+    TooManyUploads(usize),
+    #[error("scope.peers: no member is called `{0}`; `claudemesh members` lists them")]
+    NoSuchMember(String),
     #[error("no earlier version of the service was ever ready")]
     NoPrevious,
     #[error("the stored secrets do not open")]
     Secrets(#[from] sealing::SealingError),
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
     #[error("storage failed")]
     Store(#[source] StoreError),
 }
@@ -59,10 +69,13 @@ impl DeployError {
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::Limit(_) => ErrorCode::Limit,
+            Self::TooManyUploads(_) => ErrorCode::TooLarge,
+            Self::NoSuchMember(_) => ErrorCode::InvalidArgs,
             Self::Conflict | Self::Leaving => ErrorCode::Conflict,
             Self::NoUpload => ErrorCode::UploadNotFound,
             Self::NoPrevious => ErrorCode::NoPrevious,
             Self::Secrets(_) => ErrorCode::Internal,
+            Self::Runner(error) => error.code(),
             Self::Store(error) => error.code(),
         }
     }
@@ -98,6 +111,7 @@ pub async fn deploy(
     new: NewService,
 ) -> Result<Change, DeployError> {
     let NewService { name, spec, secrets, scope } = new;
+    scope.as_ref().map_or(Ok(()), |scope| sharing::names_members(view, scope))?;
     let key = ServiceKey { mesh: caller.mesh.clone(), name };
     let mut tx = broker.store.begin().await?;
     tx.meshes().take_turns(&key.mesh).await?;
@@ -231,7 +245,7 @@ async fn again(
     Ok(Change::watch(broker, row.key, Goal::Serve(generation)).await)
 }
 
-/// Starts a stopped service, or tries a failed one again.
+/// Starts a stopped service, or tries a failed or crash-looping one again.
 ///
 /// # Errors
 /// [`DeployError`].
@@ -242,6 +256,16 @@ pub async fn start(
     name: &str,
 ) -> Result<Change, DeployError> {
     let service = permitted(caller, view, name, Action::Start)?;
+    let report = broker.observed.get(service.key());
+    let serving = report.as_ref().and_then(|report| report.serving.as_ref());
+    if serving.is_some_and(|serving| matches!(serving.phase, Phase::Backoff | Phase::CrashLoop)) {
+        // No process is up. The reconciler applies it again, with its crashes forgotten; if the runner just went
+        // away, that happens anyway.
+        let removed = broker.runner.remove(service.key(), false).await;
+        removed.or_else(
+            |error| if error.code() == ErrorCode::RunnerUnavailable { Ok(()) } else { Err(error) },
+        )?;
+    }
     set_wanted(broker, service.key(), Wanted::Running).await?;
     Ok(Change::watch(broker, service.key().clone(), Goal::Serve(service.target())).await)
 }
@@ -308,6 +332,11 @@ pub async fn keep_upload(
     bytes: Vec<u8>,
 ) -> Result<(), DeployError> {
     let mut tx = broker.store.begin().await?;
+    let most = broker.limits.max_upload_bytes.saturating_mul(WAITING_UPLOADS);
+    let waiting = usize::try_from(tx.uploads().waiting_bytes(mesh, by).await?).unwrap_or(usize::MAX);
+    if !tx.uploads().exists(mesh, sha256).await? && waiting.saturating_add(bytes.len()) > most {
+        return Err(DeployError::TooManyUploads(most));
+    }
     tx.uploads().put(mesh, sha256, by, &bytes, clock::now_ms()).await?;
     Ok(tx.commit().await?)
 }

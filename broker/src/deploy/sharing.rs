@@ -26,6 +26,7 @@ pub async fn set_scope(
     if *before == scope {
         return Ok(scope);
     }
+    names_members(view, &scope)?;
     let action = Action::of_scope_change(before, &scope);
     match access::decide(caller, action, Some(service.subject())) {
         Decision::Allow => {}
@@ -47,6 +48,18 @@ pub async fn set_scope(
     broker.views.changed(&caller.mesh);
     tell_change(broker, view, caller, service.key(), (before, &scope)).await;
     Ok(scope)
+}
+
+/// A name that nobody has would belong to whoever joins under it.
+pub(super) fn names_members(view: &MeshView, scope: &Scope) -> Result<(), DeployError> {
+    let Scope::Peers { allow } = scope else { return Ok(()) };
+    let is_member = |name: &&String| {
+        view.callers().any(|c| c.display_name == **name || c.member.as_str() == name.as_str())
+    };
+    match allow.iter().find(|name| !is_member(name)) {
+        Some(stranger) => Err(DeployError::NoSuchMember(crate::error::shown(stranger))),
+        None => Ok(()),
+    }
 }
 
 /// Those who gained sight hear `mcp_deployed`, those who lost it `mcp_undeployed`, everyone else who sees it

@@ -11,7 +11,6 @@ use tokio::time::timeout;
 
 use crate::app::Broker;
 use crate::metrics;
-use crate::observed::Link;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -49,22 +48,22 @@ pub async fn ready(State(broker): State<Arc<Broker>>) -> Response {
         "status": "ready",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": broker.started.elapsed().as_secs(),
-        "runner": runner(&broker),
+        "runner": runner(&broker).await,
     }))
     .into_response()
 }
 
 /// For people and `doctor`. A broker without a runner still routes, lists and explains, so it is ready.
-fn runner(broker: &Broker) -> Value {
-    match broker.observed.link() {
-        Link::Away => json!({"connected": false}),
-        Link::Up(health) => json!({
-            "connected": true,
+async fn runner(broker: &Broker) -> Value {
+    match timeout(PATIENCE, broker.runner.health()).await {
+        Ok(Ok(health)) => json!({
+            "connected": broker.observed.link().is_up(),
             "build": health.build,
             "pid": health.pid,
             "services": health.services,
             "tools": health.tools,
         }),
+        Ok(Err(_)) | Err(_) => json!({"connected": false}),
     }
 }
 

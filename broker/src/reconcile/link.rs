@@ -2,7 +2,7 @@
 //!
 //! Here: one task that never gives up and never waits long. Not here: what an event means (`super`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -14,6 +14,8 @@ use crate::runner::{Runner, RunnerError};
 const SILENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A runner that was started together with the broker is not late yet.
+const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) enum LinkNews {
     /// A new stream begins: everything that is known may be out of date.
@@ -26,22 +28,24 @@ pub(super) enum LinkNews {
 pub(super) async fn follow(runner: Runner, news: mpsc::Sender<LinkNews>) {
     let mut pause = FIRST_PAUSE;
     let mut was_told = false;
+    let mut alone_since = Instant::now();
     loop {
         match read(&runner, &news).await {
             Ended::NobodyListens => return,
             Ended::WasOpen(error) => {
                 pause = FIRST_PAUSE;
                 was_told = false;
+                alone_since = Instant::now();
                 tracing::warn!("the runner's event stream ended: {error}; connecting again");
                 if news.send(LinkNews::Lost).await.is_err() {
                     return;
                 }
             }
             Ended::NeverOpened(error) => {
-                if !was_told {
+                if !was_told && alone_since.elapsed() >= GRACE {
                     tracing::warn!("no runner yet: {error}; trying until there is one");
+                    was_told = true;
                 }
-                was_told = true;
             }
         }
         tokio::select! {

@@ -4,7 +4,7 @@ use client::invite::{InviteDraft, link, new_root_key, read_link, token};
 use client::{BrokerAddress, Config, Identity, MeshEntry};
 use serde::Serialize;
 use wire::peer::mesh::{InviteCreate, InviteCreated, InvitePreset};
-use wire::{MemberId, MeshId};
+use wire::{ErrorCode, MemberId, MeshId};
 
 use super::ask;
 use super::people::parse_groups;
@@ -14,6 +14,9 @@ use crate::failure::Failure;
 use crate::here::Here;
 use crate::plain::plain_line;
 use crate::units;
+
+/// How many invites may be made within one second.
+const SAME_SECOND: i64 = 20;
 
 #[derive(Serialize)]
 struct Invited<'a> {
@@ -33,39 +36,63 @@ pub async fn invite(here: &Here, args: &InviteArgs) -> Result<(), Failure> {
     let broker_url =
         health.public_url.filter(|url| !url.is_empty()).unwrap_or_else(|| entry.broker_url.clone());
     let owner = entry.identity().map_err(|e| Failure::user(e.to_string()))?;
-    let payload = InviteDraft {
-        mesh_id: &entry.mesh_id,
-        mesh_slug: &entry.slug,
-        broker_url: &broker_url,
-        expires_at,
-        root_key: &root_key(here, &entry)?,
-        role: &args.role,
-    }
-    .sign(&owner);
-    let wanted = token(&payload).map_err(|e| Failure::platform(format!("cannot write the invite: {e}")))?;
+    let root_key = root_key(here, &entry)?;
     let preset = InvitePreset {
         display_name: args.name.clone(),
         role_tag: None,
         groups: args.groups.as_deref().map(parse_groups).transpose()?.unwrap_or_default(),
     };
-    let frame = InviteCreate { payload, max_uses: args.uses, preset };
-    let created: InviteCreated = ask(here, &frame).await?;
-    if created.token != wanted {
-        return Err(Failure::platform("the broker registered another invite than the one that was signed"));
+    let register = async |expires_at: i64| {
+        let payload = InviteDraft {
+            mesh_id: &entry.mesh_id,
+            mesh_slug: &entry.slug,
+            broker_url: &broker_url,
+            expires_at,
+            root_key: &root_key,
+            role: &args.role,
+        }
+        .sign(&owner);
+        let wanted =
+            token(&payload).map_err(|e| Failure::platform(format!("cannot write the invite: {e}")))?;
+        let frame = InviteCreate { payload, max_uses: args.uses, preset: preset.clone() };
+        let created: InviteCreated = ask(here, &frame).await?;
+        if created.token == wanted {
+            return Ok(created);
+        }
+        Err(Failure::platform("the broker registered another invite than the one that was signed"))
+    };
+    // Two invites of one second and role are the same signed bytes, so the second one lasts a second longer.
+    let mut created = register(expires_at).await;
+    for later in 1..=SAME_SECOND {
+        match &created {
+            Err(failure) if failure.code == Some(ErrorCode::Conflict) => {
+                created = register(expires_at + later).await;
+            }
+            _ => break,
+        }
     }
-    let link = link(&created.token);
+    let created = created?;
+    show(here, args, (&created.token, expires_at, &broker_url))
+}
+
+fn show(
+    here: &Here,
+    args: &InviteArgs,
+    (token, expires_at, broker_url): (&str, i64, &str),
+) -> Result<(), Failure> {
+    let link = link(token);
     if here.out.json {
         let (role, uses) = (args.role.as_str(), args.uses);
-        return here.out.document(&Invited { link, token: &created.token, role, uses, expires_at });
+        return here.out.document(&Invited { link, token, role, uses, expires_at });
     }
     here.out.line(&link);
     let uses = if args.uses == 1 { "once".to_owned() } else { format!("{} times", args.uses) };
     here.out.remark(format!(
         "It can be used {uses} within {}, for {}. Whoever has the link can join: claudemesh join LINK",
         units::span(args.expires),
-        plain_line(&broker_url)
+        plain_line(broker_url)
     ));
-    if is_local(&broker_url) {
+    if is_local(broker_url) {
         here.out.remark(
             "That address works on this machine only: start `up` with --listen and --public-url for others.",
         );

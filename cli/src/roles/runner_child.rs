@@ -63,7 +63,7 @@ impl RunnerChild {
         while !ending.is_cancelled() {
             let wait = Duration::from_millis(BACKOFF_MS[failures.min(BACKOFF_MS.len() - 1)]);
             if ending.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
-                return;
+                break;
             }
             let started = Instant::now();
             // Not cut short: a runner that is left half started would have nobody to end it.
