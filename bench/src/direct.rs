@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 pub struct Direct {
     child: Child,
@@ -73,9 +73,11 @@ impl Direct {
             if self.stdout.read_line(&mut self.line)? == 0 {
                 bail!("the server ended");
             }
-            if !self.line.contains(r#""method":"#) {
-                return Ok(());
+            if self.line.contains(r#""method":"#) {
+                continue;
             }
+            ensure!(self.line.contains(r#""result":"#), "the server answered with an error: {}", self.line);
+            return Ok(());
         }
     }
 

