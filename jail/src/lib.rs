@@ -26,14 +26,17 @@ mod process;
 mod report;
 mod server;
 mod spec;
+mod strict;
 mod sys;
 mod tree;
+mod view;
 
 pub use helper::main;
 pub use parent::{ControlError, FrameError, Jailed, Reading, SpawnError, Stdio, reap_dropped, spawn};
 pub use process::{Usage, usage};
 pub use report::{Ending, Exit, Report, Step};
 pub use spec::{BadSpec, JailSpec, Limits};
+pub use view::{Isolation, Network, View};
 
 /// The argument that makes our binary the helper: a `main` that sees it first in its arguments calls [`main`].
 pub const ROLE: &str = "jail";

@@ -79,6 +79,7 @@ pub fn spec(argv: Vec<String>, dir: &Path) -> (JailSpec, String) {
         home: dir.join("home"),
         tmp: dir.join("deeper/tmp"),
         limits: Limits::default(),
+        isolation: jail::Isolation::Light,
     };
     (spec, mark)
 }
