@@ -22,6 +22,7 @@
 mod frame;
 mod helper;
 mod parent;
+mod probe;
 mod process;
 mod report;
 mod server;
@@ -33,6 +34,7 @@ mod view;
 
 pub use helper::main;
 pub use parent::{ControlError, FrameError, Jailed, Reading, SpawnError, Stdio, reap_dropped, spawn};
+pub use probe::{Primitive, Refused, probe, strict_available};
 pub use process::{Usage, usage};
 pub use report::{Ending, Exit, Report, Step};
 pub use spec::{BadSpec, JailSpec, Limits};

@@ -24,6 +24,7 @@ use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
+use nix::sys::stat::{SFlag, fstat};
 use nix::sys::wait::waitpid;
 use nix::unistd::{self, ForkResult, Pid, chown};
 
@@ -76,6 +77,19 @@ impl Identity {
         }
         let what = format!("{} is no directory of uid {}", directory.display(), self.uid);
         Err(build(Step::Directories, what, Errno::EPERM))
+    }
+
+    /// `/dev/stdout` opens the pipe again, which only its owner may.
+    pub(crate) fn own_pipes(self, stdio: &[OwnedFd; 3]) -> Result<(), SetupError> {
+        let failed = |errno| build(Step::Directories, "the standard streams", errno);
+        for stream in stdio.iter().filter(|_| self.is_assumed) {
+            let kind = fstat(stream).map_err(failed)?.st_mode & SFlag::S_IFMT.bits();
+            if kind == SFlag::S_IFIFO.bits() {
+                let (uid, gid) = (unistd::Uid::from_raw(self.uid), unistd::Gid::from_raw(self.gid));
+                unistd::fchown(stream, Some(uid), Some(gid)).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -111,6 +111,9 @@ pub(super) fn prepare(control: &UnixStream) -> Result<Prepared, SetupError> {
     umask(Mode::from_bits_truncate(0o077));
     make_directories(&spec)?;
     done(Step::Directories);
+    if let Isolation::Strict(view) = &spec.isolation {
+        Identity::of(view)?.own_pipes(&stdio)?;
+    }
     let oom_kills = oom_kills();
     let (progress, writer) = progress_pipe().map_err(SetupError::Fork)?;
     let before_exec = Confinement::last_step(&spec.isolation);

@@ -31,7 +31,9 @@ pub(crate) fn restrict_files(spec: &JailSpec, view: &View) -> Result<(), SetupEr
     let status = enforce(spec, view).map_err(|error| build(Step::Landlock, error, Errno::ENOTSUP))?;
     match status {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
-        RulesetStatus::NotEnforced => Err(build(Step::Landlock, "the kernel enforces no rule", Errno::ENOTSUP)),
+        RulesetStatus::NotEnforced => {
+            Err(build(Step::Landlock, "the kernel enforces no rule", Errno::ENOTSUP))
+        }
     }
 }
 

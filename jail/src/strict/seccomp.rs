@@ -108,6 +108,8 @@ const KIND: u64 = 0xf;
 const SOCK_PACKET_NUMBER: c_int = 10;
 const IPPROTO_MPTCP_NUMBER: u64 = 262;
 const TCP_FASTOPEN_CONNECT_NUMBER: u64 = 30;
+/// TIOCSTI, TIOCLINUX, TIOCSETD: typing into a terminal, selecting on a console, another line discipline.
+const TERMINAL: [u64; 3] = [0x5412, 0x541c, 0x5423];
 
 /// For the process that is about to become the server, after `no_new_privs`. Lasts for all that it executes.
 pub(super) fn install() -> Result<(), String> {
@@ -139,7 +141,9 @@ fn refused() -> Result<Rules, BackendError> {
     rules.insert(SYS_clone, each_namespace);
     rules.insert(SYS_socket, sockets()?);
     rules.insert(SYS_socketpair, vec![rule([argument(0, Width::Dword, Is::Ne, AF_UNIX as u64)?])?]);
-    let fast = |place| rule([argument(place, Width::Dword, Is::MaskedEq(MSG_FASTOPEN as u64), MSG_FASTOPEN as u64)?]);
+    let fast = |place| {
+        rule([argument(place, Width::Dword, Is::MaskedEq(MSG_FASTOPEN as u64), MSG_FASTOPEN as u64)?])
+    };
     rules.insert(SYS_sendto, vec![fast(3)?]);
     rules.insert(SYS_sendmsg, vec![fast(2)?]);
     rules.insert(SYS_sendmmsg, vec![fast(3)?]);
@@ -148,9 +152,7 @@ fn refused() -> Result<Rules, BackendError> {
         argument(2, Width::Dword, Is::Eq, TCP_FASTOPEN_CONNECT_NUMBER)?,
     ];
     rules.insert(SYS_setsockopt, vec![rule(option)?]);
-    // Typing into a terminal, selecting on a console, another line discipline.
-    let terminal = [TIOCSTI as u64, 0x541c, TIOCSETD as u64];
-    let terminal = terminal.map(|request| rule([argument(1, Width::Dword, Is::Eq, request)?]));
+    let terminal = TERMINAL.map(|request| rule([argument(1, Width::Dword, Is::Eq, request)?]));
     rules.insert(SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
     Ok(rules)
 }

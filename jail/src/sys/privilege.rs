@@ -90,7 +90,8 @@ pub(crate) fn refuse_foreign_numbers() -> Result<(), Errno> {
     ];
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: `filter` names `len` instructions that live until the call returns; the kernel copies and checks them.
-    let set =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&filter)) };
+    let set = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&filter))
+    };
     Errno::result(set).map(drop)
 }
