@@ -73,6 +73,8 @@ pub enum BadSpec {
     NotPlain(&'static str),
     #[error("{} is nothing that one server may be given", .0.display())]
     NotBindable(PathBuf),
+    #[error("`{0}` lies inside `home`, which is the server's own")]
+    InHome(&'static str),
     #[error("no server is given root or the uid that means none")]
     Uid,
     #[error("a private `/tmp` without room is of no use")]

@@ -26,7 +26,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::wait::waitpid;
-use nix::unistd::{self, ForkResult, Pid, chown};
+use nix::unistd::{self, ForkResult, Pid};
 
 use crate::frame::Inbox;
 use crate::report::{Step, Verdict};
@@ -65,11 +65,11 @@ impl Identity {
 
     /// A directory that root has just made is the service's; one that was there must be already.
     pub(crate) fn own(self, directory: &std::path::Path, is_new: bool) -> Result<(), SetupError> {
-        use std::os::unix::fs::MetadataExt;
+        use std::os::unix::fs::{MetadataExt, lchown};
         let failed = |errno| build(Step::Directories, directory.display(), errno);
         if is_new && self.is_assumed {
-            let (uid, gid) = (unistd::Uid::from_raw(self.uid), unistd::Gid::from_raw(self.gid));
-            chown(directory, Some(uid), Some(gid)).map_err(failed)?;
+            lchown(directory, Some(self.uid), Some(self.gid))
+                .map_err(|error| failed(crate::sys::raw(&error)))?;
         }
         let found = fs::symlink_metadata(directory).map_err(|error| failed(crate::sys::raw(&error)))?;
         if found.uid() == self.uid && found.is_dir() {

@@ -69,6 +69,10 @@ impl View {
             bindable("read_only", path)?;
         }
         bindable("home", home)?;
+        // What lies in a home is the server's to arrange: a link there could lead a helper that makes directories astray.
+        if tmp.starts_with(home) && tmp != home {
+            return Err(BadSpec::InHome("tmp"));
+        }
         if is_private_tmp(tmp) { Ok(()) } else { bindable("tmp", tmp) }
     }
 }
@@ -121,6 +125,13 @@ mod tests {
             assert_eq!(refusal(path), Some(BadSpec::NotBindable(path.into())), "{path}");
         }
         assert_eq!(refusal("/process"), None, "a name that only begins like one of them");
+    }
+
+    #[test]
+    fn nothing_is_made_inside_a_home() {
+        let check = |tmp: &str| View::default().check(Path::new("/data/home"), Path::new(tmp));
+        assert_eq!(check("/data/home/deep/tmp"), Err(BadSpec::InHome("tmp")));
+        assert_eq!(check("/data/home-tmp"), Ok(()));
     }
 
     #[test]

@@ -72,11 +72,12 @@ fn start(order: Order<'_>, progress: &mut PipeWriter, tie: &UnixStream) -> Resul
         ForkResult::Child => {
             // Its credentials go with it: they are how the helper learns the server's pid.
             let _ = (&*tie).write(&[HERE]);
+            // Said here and not by init, which could be late: the helper counts on the order of the steps.
+            server::done(progress, Step::Fork);
             become_server(spec, stdio, progress, server::Confinement::Strict(view))
         }
         ForkResult::Parent { child } => child,
     };
-    server::done(progress, Step::Fork);
     spec.wipe();
     Ok(server)
 }

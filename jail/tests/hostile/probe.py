@@ -179,6 +179,16 @@ for name, number in {"open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmoun
 for name, number in {"io_uring_setup": 425, "io_uring_enter": 426, "memfd_secret": 447}.items():
     attempt(name)(lambda: only([errno.ENOSYS], lambda: call(number, -1, 0, 0, 0, 0)))
 attempt("a call by x32 number")(lambda: only([errno.ENOSYS], lambda: call(0x40000000 + 39)))
+def gate():
+    """getpid by `int 0x80`: the numbers of another architecture."""
+    memory = __import__("mmap").mmap(-1, 4096, prot=7)
+    memory.write(bytes.fromhex("b814000000cd80c3"))  # mov eax, 20; int 0x80; ret
+    function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if function() == os.getpid() else 1)
+    return os.waitpid(pid, 0)[1] == 0
+attempt("a call by the 32-bit gate")(gate)
 attempt("typing into a terminal")(lambda: only([errno.EPERM], lambda: __import__("fcntl").ioctl(0, 0x5412, b"x")))
 
 # The network
