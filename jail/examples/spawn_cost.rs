@@ -43,8 +43,12 @@ fn main() -> Result<ExitCode, Failure> {
 
 fn plain(argv: &[String]) -> Result<Duration, Failure> {
     let start = Instant::now();
-    let mut child =
-        Command::new(&argv[0]).args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut child = Command::new(&argv[0])
+        .args(&argv[1..])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
     child.wait()?;
     Ok(start.elapsed())
 }

@@ -192,8 +192,37 @@ mod tests {
 
     #[test]
     fn a_step_is_spelled_the_same_in_reports_and_messages() {
-        let last = Step::Exec;
-        for step in [Step::Spec, Step::WorkingDirectory, Step::NoNewPrivileges, Step::ParentDeath, last] {
+        use Step::*;
+        let all = [
+            Spec,
+            Supervise,
+            Directories,
+            Namespaces,
+            Sources,
+            Identity,
+            Network,
+            Root,
+            System,
+            Binds,
+            Devices,
+            Proc,
+            Pivot,
+            Capabilities,
+            Lifeline,
+            Fork,
+            Session,
+            Stdio,
+            WorkingDirectory,
+            Limits,
+            NoNewPrivileges,
+            Signals,
+            Descriptors,
+            ParentDeath,
+            Landlock,
+            Seccomp,
+            Exec,
+        ];
+        for step in all {
             assert_eq!(serde_json::to_value(step).unwrap(), step.as_str());
         }
     }

@@ -24,7 +24,8 @@ pub struct JailSpec {
     pub cwd: PathBuf,
     /// The server's `HOME`; made with mode 0700 if it is not there.
     pub home: PathBuf,
-    /// The server's `TMPDIR`; made with mode 0700 if it is not there.
+    /// The server's `TMPDIR`; made with mode 0700 if it is not there. In a strict jail `/tmp` is the private one, and no
+    /// directory outside.
     pub tmp: PathBuf,
     pub limits: Limits,
     pub isolation: Isolation,
@@ -38,6 +39,7 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// `RLIMIT_NPROC`: how many processes and threads may be added to those that the uid has when the server starts.
     /// The kernel counts by uid, so a neighbour's later threads count too: choose it generously. Root is exempt.
+    /// In a strict jail it counts the jail's own alone, whoever the runner is.
     pub max_processes: Option<u64>,
     /// `RLIMIT_NOFILE`.
     pub open_files: u64,

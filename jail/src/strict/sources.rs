@@ -21,13 +21,10 @@ use crate::view::{Network, View, is_private_tmp};
 const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// What programs look up in `/etc` and no secret is in.
-const ETC: [&str; 13] = [
+const ETC: [&str; 10] = [
     "/etc/alternatives",
-    "/etc/ca-certificates",
     "/etc/crypto-policies",
     "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
     "/etc/localtime",
     "/etc/mime.types",
     "/etc/pki/ca-trust",

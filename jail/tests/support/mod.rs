@@ -3,6 +3,8 @@
 //! Here: starting, awaiting reports and output with a deadline, looking for survivors. Not here: claims.
 #![expect(dead_code, reason = "each test target uses its own part")]
 
+pub mod world;
+
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
