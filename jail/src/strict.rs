@@ -17,7 +17,9 @@ mod sources;
 use std::fs;
 use std::io::{IoSliceMut, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
@@ -33,6 +35,7 @@ use crate::report::{Step, Verdict};
 use crate::server::SetupError;
 use crate::spec::JailSpec;
 use crate::sys::privilege::fork_into;
+use crate::sys::raw;
 use crate::view::{Network, View, is_private_tmp};
 
 /// From the helper to init over the tie: the ids are mapped.
@@ -63,15 +66,16 @@ impl Identity {
         }
     }
 
-    /// A directory that root has just made is the service's; one that was there must be already.
-    pub(crate) fn own(self, directory: &std::path::Path, is_new: bool) -> Result<(), SetupError> {
-        use std::os::unix::fs::{MetadataExt, lchown};
-        let failed = |errno| build(Step::Directories, directory.display(), errno);
-        if is_new && self.is_assumed {
-            lchown(directory, Some(self.uid), Some(self.gid))
-                .map_err(|error| failed(crate::sys::raw(&error)))?;
+    /// Root gives a directory away that nobody has used yet: its own, and empty. (Not only one that it has just made, for
+    /// a helper may be killed between making and giving.) Any other must be the service's already.
+    pub(crate) fn own(self, directory: &Path) -> Result<(), SetupError> {
+        let failed = |error: std::io::Error| build(Step::Directories, directory.display(), raw(&error));
+        let mut found = fs::symlink_metadata(directory).map_err(failed)?;
+        let is_roots = self.is_assumed && found.is_dir() && found.uid() == 0;
+        if is_roots && fs::read_dir(directory).map_err(failed)?.next().is_none() {
+            lchown(directory, Some(self.uid), Some(self.gid)).map_err(failed)?;
+            found = fs::symlink_metadata(directory).map_err(failed)?;
         }
-        let found = fs::symlink_metadata(directory).map_err(|error| failed(crate::sys::raw(&error)))?;
         if found.uid() == self.uid && found.is_dir() {
             return Ok(());
         }
@@ -112,8 +116,7 @@ pub(crate) fn launch(
 ) -> Result<(Pid, Tie), SetupError> {
     let failed = |what: &'static str| move |errno| build(Step::Namespaces, what, errno);
     let identity = Identity::of(view)?;
-    let (tie, theirs) =
-        UnixStream::pair().map_err(|error| failed("no tie to init")(crate::sys::raw(&error)))?;
+    let (tie, theirs) = UnixStream::pair().map_err(|error| failed("no tie to init")(raw(&error)))?;
     setsockopt(&tie, sockopt::PassCred, &true).map_err(failed("no pids over the tie"))?;
     // Init's files in `/proc` are root's unless it is dumpable, and an ordinary user has to write its maps. Init ends
     // this for itself before it does anything else.
@@ -127,8 +130,8 @@ pub(crate) fn launch(
         ForkResult::Parent { child } => child,
     };
     let start = set_dumpable(false).and_then(|()| map_ids(init, identity)).and_then(|()| {
-        (&tie).write_all(&[GO]).map_err(|error| failed("the word to init")(crate::sys::raw(&error)))?;
-        tie.set_nonblocking(true).map_err(|error| failed("the tie")(crate::sys::raw(&error)))
+        (&tie).write_all(&[GO]).map_err(|error| failed("the word to init")(raw(&error)))?;
+        tie.set_nonblocking(true).map_err(|error| failed("the tie")(raw(&error)))
     });
     if let Err(failure) = start {
         // It has done nothing yet, so this is all there is to undo.
@@ -156,7 +159,7 @@ fn namespaces(network: Network) -> CloneFlags {
 fn map_ids(init: Pid, identity: Identity) -> Result<(), SetupError> {
     let write = |file: &str, text: String| {
         let path = format!("/proc/{init}/{file}");
-        fs::write(&path, text).map_err(|error| build(Step::Namespaces, path, crate::sys::raw(&error)))
+        fs::write(&path, text).map_err(|error| build(Step::Namespaces, path, raw(&error)))
     };
     let Identity { uid, gid, is_assumed } = identity;
     write("uid_map", format!("{uid} {uid} 1\n"))?;

@@ -10,7 +10,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 
-use jail::{Ending, Isolation, Network};
+use jail::{Ending, Isolation, Network, Report};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::world::*;
@@ -102,6 +102,36 @@ fn kill_9_of_the_outer_helper_leaves_nothing_for_root_and_for_a_user() {
         );
         kill(Pid::from_raw(run.jailed().helper_pid() as i32), Signal::SIGKILL).unwrap();
         assert_eq!(run.output(), "", "the end of the stream is the end of its last holder");
+        assert_eq!(survivors(&run.mark), [0; 0]);
+    }
+}
+
+/// Not there, or dead and only not reaped yet by whoever inherited it.
+fn is_over(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_none_or(|rest| rest.is_empty() || rest.starts_with(" Z") || rest.starts_with(" X"))
+}
+
+#[test]
+fn kill_9_of_the_helper_at_any_step_leaves_neither_init_nor_server() {
+    let world = World::new();
+    for steps in 0..27 {
+        let mut run =
+            start_strict(&world, sh("trap '' TERM HUP; while :; do sleep 1000; done"), None, |_| {});
+        let seen: Vec<_> = (0..steps).filter_map(|_| run.next()).collect();
+        assert!(seen.iter().all(|report| matches!(report, Report::Step { .. })), "{seen:?}");
+        let helper = run.jailed().helper_pid();
+        let children = fs::read_to_string(format!("/proc/{helper}/task/{helper}/children")).unwrap();
+        kill(Pid::from_raw(helper as i32), Signal::SIGKILL).unwrap();
+        assert_eq!(run.output(), "", "after {steps} steps");
+        let deadline = std::time::Instant::now() + LIMIT;
+        while !children.split_whitespace().all(is_over) {
+            assert!(std::time::Instant::now() < deadline, "after {steps} steps: {children} is left");
+            // Nothing signals the end of another's child but its pid.
+            nix::poll::poll(&mut [], nix::poll::PollTimeout::from(5_u8)).unwrap();
+        }
         assert_eq!(survivors(&run.mark), [0; 0]);
     }
 }

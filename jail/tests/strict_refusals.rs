@@ -127,13 +127,17 @@ fn root_must_give_a_uid_and_a_user_can_give_none_but_its_own() {
 }
 
 #[test]
-fn a_home_of_another_service_is_refused() {
+fn a_home_of_another_service_is_refused_and_an_unused_one_of_roots_is_taken() {
     if !nix::unistd::getuid().is_root() {
         return;
     }
     let world = World::new();
+    fs::create_dir(world.path("data/home")).unwrap();
     start_strict(&world, sh(":"), None, |_| {}).gone();
     let (step, message) = refusal(start_strict(&world, sh(":"), None, |spec| strict(spec).uid = view().uid));
     assert_eq!(step, Step::Directories);
     assert!(message.contains("no directory of uid"), "{message}");
+    let world = World::new();
+    fs::create_dir_all(world.path("data/home/of-root")).unwrap();
+    assert_eq!(refusal(start_strict(&world, sh(":"), None, |_| {})).0, Step::Directories, "used by root");
 }

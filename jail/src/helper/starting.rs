@@ -175,9 +175,8 @@ fn make_directories(spec: &JailSpec) -> Result<(), SetupError> {
     let identity = Identity::of(view)?;
     let tmp = Some(&spec.tmp).filter(|_| strict::has_outer_tmp(spec));
     for path in [Some(&spec.home), tmp].into_iter().flatten() {
-        let is_new = !path.exists();
         make_directory(path)?;
-        identity.own(path, is_new)?;
+        identity.own(path)?;
     }
     Ok(())
 }
