@@ -1,7 +1,7 @@
 """A hostile server: tries to get out, one line of JSON per attempt.
 
 Each line is [name, "blocked" | "LEAK" | "works" | "BROKEN", detail]. What the tests need to know of the host comes in by
-the environment. Runs in a light jail, too, to show that the attempts can succeed; never as root there: some would.
+the environment. System calls go by their numbers on x86-64. Runs in a light jail, too, to show that the attempts can succeed; never as root there: some would.
 """
 
 import ctypes, errno, glob, json, os, resource, socket, struct, subprocess, sys, tempfile
