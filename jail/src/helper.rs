@@ -26,7 +26,8 @@ use nix::unistd::Pid;
 
 use crate::frame::{self, Inbox, MAX_REPORT};
 use crate::process::oom_kills;
-use crate::report::{Command, Ending, Exit, Report};
+use crate::report::{Command, Ending, Exit, Report, Verdict};
+use crate::strict::Tie;
 use crate::sys::{self, Children, Reaped};
 use crate::tree;
 use starting::Starting;
@@ -57,7 +58,9 @@ pub fn main() -> ExitCode {
 
 /// What [`starting::prepare`] leaves behind: a forked child on its way, and how to hear from it.
 struct Prepared {
+    /// The server; with a tie, the init above it.
     server: Pid,
+    tie: Option<Tie>,
     starting: Starting,
     signals: SignalFd,
     memory_bytes: Option<u64>,
@@ -71,6 +74,10 @@ struct Helper {
     signals: SignalFd,
     /// `None` when it is reaped; until then its pid and group are nobody else's.
     server: Option<Pid>,
+    /// To the init of a strict jail, which then is `server`'s process.
+    tie: Option<Tie>,
+    /// Init's word on how the server ended.
+    verdict: Option<Verdict>,
     /// `None` when the program was executed or a step failed.
     starting: Option<Starting>,
     has_failed: bool,
@@ -90,12 +97,14 @@ struct Sweeps {
 
 impl Helper {
     fn new(control: UnixStream, prepared: Prepared) -> Self {
-        let Prepared { server, starting, signals, memory_bytes, oom_kills } = prepared;
+        let Prepared { server, tie, starting, signals, memory_bytes, oom_kills } = prepared;
         Self {
             control: Some(control),
             commands: Inbox::default(),
             signals,
             server: Some(server),
+            tie,
+            verdict: None,
             starting: Some(starting),
             has_failed: false,
             was_asked_to_stop: false,
@@ -136,6 +145,7 @@ impl Helper {
 
     fn server_ended(&mut self, pid: i32) -> Result<(), Errno> {
         self.hear_progress();
+        self.hear_init();
         // Still a zombie, so this can't be another's group; and a signal to a group can't be outrun by a fork.
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         let reaped = sys::reap(pid)?;
@@ -149,7 +159,7 @@ impl Helper {
     }
 
     fn judge(&self, reaped: Reaped) -> Exit {
-        let Reaped { ending, max_rss_kb, cpu_ms } = reaped;
+        let Reaped { ending, max_rss_kb, cpu_ms } = self.verdict.map_or(reaped, Reaped::from);
         let is_own_end = !self.was_asked_to_stop && ending != Ending::Code(0);
         let by_kernel = ending == Ending::Signal(Signal::SIGKILL as i32) && oom_kills() > self.oom_kills;
         let at_limit = self.memory_bytes.is_some_and(|limit| max_rss_kb * 1024 >= limit / 10 * 9);
@@ -159,12 +169,18 @@ impl Helper {
     /// Kills the group at once, and begins to sweep for whoever left it.
     fn end(&mut self) {
         self.was_asked_to_stop = true;
+        self.begin_end();
+    }
+
+    fn begin_end(&mut self) {
         if self.ending.is_some() {
             return;
         }
         self.signal_server(Signal::SIGKILL);
         let now = Instant::now();
-        self.ending = Some(Sweeps { since: now, next: now, pace: FIRST_PACE, is_told: false });
+        // The end of init is the end of all; a sweep of `/proc` then only counts who is stuck.
+        let next = if self.tie.is_some() { now + FIRST_PACE } else { now };
+        self.ending = Some(Sweeps { since: now, next, pace: FIRST_PACE, is_told: false });
     }
 
     fn signal_server(&self, signal: Signal) {
@@ -172,6 +188,13 @@ impl Helper {
         // A child that has not come to its own session yet has no group of its own.
         if killpg(server, signal).is_err() {
             let _ = kill(server, signal);
+        }
+    }
+
+    fn terminate(&self) {
+        match &self.tie {
+            Some(tie) => tie.terminate(),
+            None => self.signal_server(Signal::SIGTERM),
         }
     }
 
@@ -194,12 +217,15 @@ impl Helper {
     fn wait(&mut self) -> Result<(), Errno> {
         let until = self.starting.as_ref().map(|starting| starting.deadline);
         let until = until.into_iter().chain(self.ending.as_ref().map(|sweeps| sweeps.next)).min();
-        let [control, progress, signals] = self.poll(until)?;
+        let [control, progress, init, signals] = self.poll(until)?;
         if signals {
             self.take_signals()?;
         }
         if progress {
             self.hear_progress();
+        }
+        if init {
+            self.hear_init();
         }
         if control {
             self.take_commands();
@@ -207,12 +233,13 @@ impl Helper {
         Ok(())
     }
 
-    fn poll(&self, until: Option<Instant>) -> Result<[bool; 3], Errno> {
+    fn poll(&self, until: Option<Instant>) -> Result<[bool; 4], Errno> {
         let control = self.control.as_ref().map(AsFd::as_fd);
         let progress = self.starting.as_ref().map(|starting| starting.progress.as_fd());
-        let mut places = Vec::with_capacity(3);
-        let mut fds = Vec::with_capacity(3);
-        for (place, fd) in [control, progress, Some(self.signals.as_fd())].into_iter().enumerate() {
+        let init = self.tie.as_ref().filter(|_| self.ending.is_none()).map(AsFd::as_fd);
+        let mut places = Vec::with_capacity(4);
+        let mut fds = Vec::with_capacity(4);
+        for (place, fd) in [control, progress, init, Some(self.signals.as_fd())].into_iter().enumerate() {
             if let Some(fd) = fd {
                 places.push(place);
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
@@ -227,7 +254,7 @@ impl Helper {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        let mut ready = [false; 3];
+        let mut ready = [false; 4];
         for (place, fd) in places.into_iter().zip(&fds) {
             ready[place] = fd.any().unwrap_or(true);
         }
@@ -255,9 +282,25 @@ impl Helper {
         }
         if is_over
             && self.starting.take().is_some()
-            && let Some(server) = self.server
+            && let Some(server) = self.tie.as_mut().map_or(self.server, Tie::server)
         {
             self.tell(&Report::Started { pid: server.as_raw().unsigned_abs() });
+        }
+    }
+
+    /// Init says how the server ended, and ends. When it says nothing, its own end will say it.
+    fn hear_init(&mut self) {
+        if self.verdict.is_some() {
+            return;
+        }
+        match self.tie.as_mut().map(Tie::verdict) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(verdict)) => {
+                self.hear_progress();
+                self.verdict = verdict;
+                self.begin_end();
+            }
+            Some(Err(_)) => self.begin_end(),
         }
     }
 
@@ -280,7 +323,7 @@ impl Helper {
             match self.commands.next() {
                 Ok(Some(Command::Terminate)) => {
                     self.was_asked_to_stop = true;
-                    self.signal_server(Signal::SIGTERM);
+                    self.terminate();
                 }
                 Ok(Some(Command::Kill)) => self.end(),
                 Ok(None) => return,

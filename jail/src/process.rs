@@ -64,7 +64,7 @@ pub(crate) fn descendants(root: i32) -> io::Result<Vec<Process>> {
 pub struct Usage {
     /// Resident memory added up over the processes, so that pages shared between them count more than once.
     pub rss_bytes: u64,
-    /// Processes, without the helper and without zombies.
+    /// Processes, without the helper, without the init of a strict jail and without zombies.
     pub processes: usize,
 }
 
@@ -73,11 +73,20 @@ pub fn usage(helper_pid: u32) -> io::Result<Usage> {
     let page = sys::page_bytes()?;
     let root = i32::try_from(helper_pid).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut usage = Usage::default();
-    for process in descendants(root)?.iter().filter(|process| !process.is_zombie) {
+    let below = descendants(root)?;
+    let counted = below.iter().filter(|process| !process.is_zombie);
+    for process in counted.filter(|process| process.parent != root || !is_init(process.pid)) {
         usage.rss_bytes += process.resident_pages * page;
         usage.processes += 1;
     }
     Ok(usage)
+}
+
+/// Whether this is the first process of a pid namespace of its own.
+fn is_init(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    inside.is_some_and(|pids| pids.split_ascii_whitespace().skip(1).last() == Some("1"))
 }
 
 /// Threads of all processes whose real uid is `uid`, which is what the kernel holds against `RLIMIT_NPROC`.

@@ -45,8 +45,10 @@ pub enum Ending {
     Signal(i32),
 }
 
-/// The steps, in the order in which they are done: the first four by the helper, the others by the process that becomes
-/// the server.
+/// The steps. A light jail does `Spec` to `Fork` in the helper and `Session` to `Exec` in the process that becomes the
+/// server, but for those said to be strict. A strict one does `Spec` to `Directories` and `Namespaces` in the helper,
+/// `Sources` to `Fork` in the init of the new pid namespace, `Session` to `Exec` (without `NoNewPrivileges` and
+/// `ParentDeath`) in the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -56,6 +58,30 @@ pub enum Step {
     Supervise,
     /// `home` and `tmp`; umask 077.
     Directories,
+    /// Strict: user, mount, pid, ipc, uts and cgroup namespaces (and network), one uid mapped.
+    Namespaces,
+    /// Strict: what the view binds is opened.
+    Sources,
+    /// Strict: the service's own uid and gid, no other group.
+    Identity,
+    /// Strict: host name and loopback of its own.
+    Network,
+    /// Strict: an empty root in memory, with the private `/tmp`.
+    Root,
+    /// Strict: the system's directories and the few files of `/etc`.
+    System,
+    /// Strict: `read_only`, `home` and `tmp` of the spec.
+    Binds,
+    /// Strict: five device nodes and `/dev/shm`.
+    Devices,
+    /// Strict: a fresh `/proc`, parts of it hidden or read-only; no further user namespace.
+    Proc,
+    /// Strict: the new root in place and read-only, the old one detached.
+    Pivot,
+    /// Strict: none left, in no set.
+    Capabilities,
+    /// Strict: init dies with its helper.
+    Lifeline,
     Fork,
     /// Own session and process group.
     Session,
@@ -70,6 +96,10 @@ pub enum Step {
     Descriptors,
     /// The server dies with its helper.
     ParentDeath,
+    /// Strict: reads and writes of files by an allow-list, signals and abstract sockets to nobody outside.
+    Landlock,
+    /// Strict: system calls by a deny-list.
+    Seccomp,
     Exec,
 }
 
@@ -80,6 +110,18 @@ impl Step {
             Self::Spec => "spec",
             Self::Supervise => "supervise",
             Self::Directories => "directories",
+            Self::Namespaces => "namespaces",
+            Self::Sources => "sources",
+            Self::Identity => "identity",
+            Self::Network => "network",
+            Self::Root => "root",
+            Self::System => "system",
+            Self::Binds => "binds",
+            Self::Devices => "devices",
+            Self::Proc => "proc",
+            Self::Pivot => "pivot",
+            Self::Capabilities => "capabilities",
+            Self::Lifeline => "lifeline",
             Self::Fork => "fork",
             Self::Session => "session",
             Self::Stdio => "stdio",
@@ -89,6 +131,8 @@ impl Step {
             Self::Signals => "signals",
             Self::Descriptors => "descriptors",
             Self::ParentDeath => "parent_death",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
             Self::Exec => "exec",
         }
     }
@@ -98,6 +142,14 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// From init to the helper: how the server ended. Init's own end follows, and with it that of everything else.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    pub(crate) ending: Ending,
+    pub(crate) max_rss_kb: u64,
+    pub(crate) cpu_ms: u64,
 }
 
 /// From the runner to the helper. Closing the socket means `Kill`, too.
@@ -140,8 +192,37 @@ mod tests {
 
     #[test]
     fn a_step_is_spelled_the_same_in_reports_and_messages() {
-        let last = Step::Exec;
-        for step in [Step::Spec, Step::WorkingDirectory, Step::NoNewPrivileges, Step::ParentDeath, last] {
+        use Step::*;
+        let all = [
+            Spec,
+            Supervise,
+            Directories,
+            Namespaces,
+            Sources,
+            Identity,
+            Network,
+            Root,
+            System,
+            Binds,
+            Devices,
+            Proc,
+            Pivot,
+            Capabilities,
+            Lifeline,
+            Fork,
+            Session,
+            Stdio,
+            WorkingDirectory,
+            Limits,
+            NoNewPrivileges,
+            Signals,
+            Descriptors,
+            ParentDeath,
+            Landlock,
+            Seccomp,
+            Exec,
+        ];
+        for step in all {
             assert_eq!(serde_json::to_value(step).unwrap(), step.as_str());
         }
     }

@@ -3,6 +3,8 @@
 //! Here: everything between `fork` and `exec`, one error variant a step. Not here: the helper, which stays.
 //! Invariant: the spec's environment is installed by the last call only, so it can't change how a step works.
 
+mod limits;
+
 use std::convert::Infallible;
 use std::ffi::{CString, NulError};
 use std::io::{PipeWriter, Write};
@@ -11,15 +13,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{self, Pid};
 
 use crate::frame::{self, MAX_REPORT};
-use crate::process::threads_of;
 use crate::report::{Report, Step};
-use crate::spec::{BadSpec, JailSpec, Limits};
+use crate::spec::{BadSpec, JailSpec};
+use crate::strict::confine::{restrict_calls, restrict_files};
 use crate::sys;
+use crate::view::{Isolation, View};
 
 /// Where the construction of a jail stopped.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,9 @@ pub(crate) enum SetupError {
     Descriptors(#[source] Errno),
     #[error("the server could not be tied to its helper: {0}")]
     ParentDeath(#[source] Errno),
+    /// A step of the strict construction.
+    #[error("{step}: {what}: {errno}")]
+    Build { step: Step, what: String, errno: Errno },
     #[error("{program} could not be executed: {errno}")]
     Exec { program: String, errno: Errno },
 }
@@ -69,6 +75,7 @@ impl SetupError {
             Self::Signals(_) => Step::Signals,
             Self::Descriptors(_) => Step::Descriptors,
             Self::ParentDeath(_) => Step::ParentDeath,
+            Self::Build { step, .. } => *step,
             Self::Exec { .. } => Step::Exec,
         }
     }
@@ -81,6 +88,7 @@ impl SetupError {
             | Self::Directory { errno, .. }
             | Self::WorkingDirectory { errno, .. }
             | Self::Limit { errno, .. }
+            | Self::Build { errno, .. }
             | Self::Exec { errno, .. }
             | Self::Fork(errno)
             | Self::Session(errno)
@@ -98,15 +106,33 @@ impl SetupError {
     }
 }
 
+/// What holds the server besides its limits.
+pub(crate) enum Confinement<'a> {
+    /// It dies with its helper, and that is all.
+    Light { helper: Pid },
+    /// Init has built the view and dropped what can be dropped for both.
+    Strict(&'a View),
+}
+
+impl Confinement<'_> {
+    /// The last step before `exec`: the one that is known to be done when the progress pipe closes without a failure.
+    pub(crate) fn last_step(isolation: &Isolation) -> Step {
+        match isolation {
+            Isolation::Light => Step::ParentDeath,
+            Isolation::Strict(_) => Step::Seccomp,
+        }
+    }
+}
+
 /// Runs in the forked child. `progress` closes by itself when the program is executed.
 pub(crate) fn become_server(
     spec: &JailSpec,
     stdio: &[OwnedFd; 3],
-    mut progress: PipeWriter,
-    helper: Pid,
+    progress: &mut PipeWriter,
+    confinement: Confinement<'_>,
 ) -> ! {
-    let Err(failure) = construct(spec, stdio, &mut progress, helper);
-    tell(&mut progress, &failure.report());
+    let Err(failure) = construct(spec, stdio, progress, &confinement);
+    tell(progress, &failure.report());
     sys::exit_now(127)
 }
 
@@ -114,32 +140,47 @@ fn construct(
     spec: &JailSpec,
     stdio: &[OwnedFd; 3],
     progress: &mut PipeWriter,
-    helper: Pid,
+    confinement: &Confinement<'_>,
 ) -> Result<Infallible, SetupError> {
-    let mut done = |name| tell(progress, &Report::Step { name });
     unistd::setsid().map_err(SetupError::Session)?;
-    done(Step::Session);
+    done(progress, Step::Session);
     place_stdio(stdio).map_err(SetupError::Stdio)?;
-    done(Step::Stdio);
+    done(progress, Step::Stdio);
     unistd::chdir(&spec.cwd)
         .map_err(|errno| SetupError::WorkingDirectory { path: spec.cwd.clone(), errno })?;
-    done(Step::WorkingDirectory);
-    limit(&spec.limits)?;
-    done(Step::Limits);
-    nix::sys::prctl::set_no_new_privs().map_err(SetupError::NoNewPrivileges)?;
-    done(Step::NoNewPrivileges);
+    done(progress, Step::WorkingDirectory);
+    limits::limit(&spec.limits, confinement)?;
+    done(progress, Step::Limits);
+    if let Confinement::Light { .. } = confinement {
+        nix::sys::prctl::set_no_new_privs().map_err(SetupError::NoNewPrivileges)?;
+        done(progress, Step::NoNewPrivileges);
+    }
     sys::default_dispositions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(SetupError::Signals)?;
-    done(Step::Signals);
-    sys::close_all_but(progress.as_fd()).map_err(SetupError::Descriptors)?;
-    tell(progress, &Report::Step { name: Step::Descriptors });
-    die_with(helper).map_err(SetupError::ParentDeath)?;
-    tell(progress, &Report::Step { name: Step::ParentDeath });
+    done(progress, Step::Signals);
+    sys::close_all_but(&[progress.as_fd()]).map_err(SetupError::Descriptors)?;
+    done(progress, Step::Descriptors);
+    match confinement {
+        Confinement::Light { helper } => {
+            die_with(*helper).map_err(SetupError::ParentDeath)?;
+            done(progress, Step::ParentDeath);
+        }
+        Confinement::Strict(view) => {
+            restrict_files(spec, view)?;
+            done(progress, Step::Landlock);
+            restrict_calls()?;
+            done(progress, Step::Seccomp);
+        }
+    }
     exec(spec)
 }
 
-/// Progress is worth nothing to a helper that is gone, and then PDEATHSIG ends us.
-fn tell(progress: &mut PipeWriter, report: &Report) {
+pub(crate) fn done(progress: &mut PipeWriter, name: Step) {
+    tell(progress, &Report::Step { name });
+}
+
+/// Progress is worth nothing to a helper that is gone: its end is ours, too.
+pub(crate) fn tell(progress: &mut PipeWriter, report: &Report) {
     if let Ok(bytes) = frame::encode(report, 256, MAX_REPORT) {
         let _ = progress.write_all(&bytes);
     }
@@ -149,38 +190,6 @@ fn place_stdio([stdin, stdout, stderr]: &[OwnedFd; 3]) -> Result<(), Errno> {
     unistd::dup2_stdin(stdin)?;
     unistd::dup2_stdout(stdout)?;
     unistd::dup2_stderr(stderr)
-}
-
-fn limit(limits: &Limits) -> Result<(), SetupError> {
-    let Limits { memory_bytes, max_processes, open_files, file_size_bytes } = *limits;
-    lower(Resource::RLIMIT_CORE, 0)?;
-    lower(Resource::RLIMIT_NOFILE, open_files)?;
-    if let Some(bytes) = file_size_bytes {
-        lower(Resource::RLIMIT_FSIZE, bytes)?;
-    }
-    if let Some(bytes) = memory_bytes {
-        lower(Resource::RLIMIT_DATA, bytes)?;
-    }
-    let uid = unistd::getuid();
-    if let Some(processes) = max_processes.filter(|_| !uid.is_root()) {
-        let which = Resource::RLIMIT_NPROC;
-        let present = threads_of(uid.as_raw()).map_err(|error| SetupError::Limit {
-            which,
-            errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
-        })?;
-        lower(which, present.saturating_add(processes))?;
-    }
-    Ok(())
-}
-
-/// Soft and hard alike, so that the server can't raise it again. Never above what we have ourselves: only root could.
-fn lower(which: Resource, value: u64) -> Result<(), SetupError> {
-    let set = || {
-        let (_, hard) = getrlimit(which)?;
-        let value = value.min(hard);
-        setrlimit(which, value, value)
-    };
-    set().map_err(|errno| SetupError::Limit { which, errno })
 }
 
 /// After every step that would clear it. A helper that died before the call sends no signal, hence the look.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::view::Isolation;
+
 /// One server to run.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,9 +24,11 @@ pub struct JailSpec {
     pub cwd: PathBuf,
     /// The server's `HOME`; made with mode 0700 if it is not there.
     pub home: PathBuf,
-    /// The server's `TMPDIR`; made with mode 0700 if it is not there.
+    /// The server's `TMPDIR`; made with mode 0700 if it is not there. In a strict jail `/tmp` is the private one, and no
+    /// directory outside.
     pub tmp: PathBuf,
     pub limits: Limits,
+    pub isolation: Isolation,
 }
 
 /// Resource limits, each put on every process of the tree on its own. `None`: as inherited. Core dumps are always off.
@@ -35,6 +39,7 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// `RLIMIT_NPROC`: how many processes and threads may be added to those that the uid has when the server starts.
     /// The kernel counts by uid, so a neighbour's later threads count too: choose it generously. Root is exempt.
+    /// In a strict jail it counts the jail's own alone, whoever the runner is.
     pub max_processes: Option<u64>,
     /// `RLIMIT_NOFILE`.
     pub open_files: u64,
@@ -66,6 +71,16 @@ pub enum BadSpec {
     EnvTwice(String),
     #[error("the environment gives `{0}` a value other than the jail's own directory")]
     EnvOwned(&'static str),
+    #[error("`{0}` must be spelled without `.`, `..` and needless slashes")]
+    NotPlain(&'static str),
+    #[error("{} is nothing that one server may be given", .0.display())]
+    NotBindable(PathBuf),
+    #[error("`{0}` lies inside `home`, which is the server's own")]
+    InHome(&'static str),
+    #[error("no server is given root or the uid that means none")]
+    Uid,
+    #[error("a private `/tmp` without room is of no use")]
+    Tmpfs,
 }
 
 impl JailSpec {
@@ -88,6 +103,9 @@ impl JailSpec {
         }
         if self.argv.iter().any(|argument| argument.contains('\0')) {
             return Err(BadSpec::Nul("argv"));
+        }
+        if let Isolation::Strict(view) = &self.isolation {
+            view.check(&self.home, &self.tmp)?;
         }
         self.check_env()
     }
@@ -123,7 +141,7 @@ impl JailSpec {
 
 impl fmt::Debug for JailSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { argv, env, cwd, home, tmp, limits } = self;
+        let Self { argv, env, cwd, home, tmp, limits, isolation } = self;
         // Arguments are a place for tokens too, so only the program is shown.
         f.debug_struct("JailSpec")
             .field("program", &argv.first())
@@ -133,6 +151,7 @@ impl fmt::Debug for JailSpec {
             .field("home", home)
             .field("tmp", tmp)
             .field("limits", limits)
+            .field("isolation", isolation)
             .finish()
     }
 }
@@ -149,6 +168,7 @@ mod tests {
             home: "/h".into(),
             tmp: "/t".into(),
             limits: Limits::default(),
+            isolation: Isolation::Light,
         }
     }
 

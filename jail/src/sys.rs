@@ -2,6 +2,9 @@
 //!
 //! Here: `unsafe`, one call a function. Not here: decisions.
 
+pub(crate) mod mount;
+pub(crate) mod privilege;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -9,20 +12,25 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::ForkResult;
 
-use crate::report::Ending;
+use crate::report::{Ending, Verdict};
 
 /// Closes every descriptor from `first` on. Only for a process that owns nothing above it, or will never use it again.
 pub(crate) fn close_from(first: u32) -> Result<(), Errno> {
     close_range(first, u32::MAX)
 }
 
-/// Closes every descriptor above 2 but `keep`.
-pub(crate) fn close_all_but(keep: BorrowedFd<'_>) -> Result<(), Errno> {
-    let keep = u32::try_from(keep.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    if keep > 3 {
-        close_range(3, keep - 1)?;
+/// Closes every descriptor above 2 but those in `keep`.
+pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for kept in kept {
+        if kept > first {
+            close_range(first, kept - 1)?;
+        }
+        first = first.max(kept + 1);
     }
-    close_range(keep + 1, u32::MAX)
+    close_range(first, u32::MAX)
 }
 
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
@@ -101,6 +109,12 @@ pub(crate) struct Reaped {
     pub(crate) cpu_ms: u64,
 }
 
+impl From<Verdict> for Reaped {
+    fn from(Verdict { ending, max_rss_kb, cpu_ms }: Verdict) -> Self {
+        Self { ending, max_rss_kb, cpu_ms }
+    }
+}
+
 /// Reaps a child that [`ended_child`] has seen, so it never waits.
 pub(crate) fn reap(pid: i32) -> Result<Reaped, Errno> {
     let mut status = 0;
@@ -138,4 +152,9 @@ pub(crate) fn page_bytes() -> io::Result<u64> {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
     size.and_then(|bytes| u64::try_from(bytes).ok())
         .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// The number behind an error of the standard library.
+pub(crate) fn raw(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }

@@ -119,17 +119,21 @@ fn a_killed_helper_takes_the_server_with_it() {
     assert!(run.jailed().wait(LIMIT).unwrap().is_some());
 }
 
-/// Wrong, and known: without a pid namespace nothing ties a process to us once its parent and its subreaper are gone.
+/// Light: wrong, and known. Without a pid namespace nothing ties a process to us once its parent and its subreaper are
+/// gone. Strict: all go with init, and init goes with its helper.
 #[test]
-fn a_daemon_outlives_a_killed_helper_until_there_is_a_pid_namespace() {
+fn a_daemon_outlives_a_killed_helper_only_without_a_pid_namespace() {
     let mut run = start(daemonising(""));
     let daemon: i32 = run.line().strip_prefix("daemon ").unwrap().parse().unwrap();
     let helper = run.jailed().helper_pid();
     send(helper, Signal::SIGKILL);
     assert_eq!(run.jailed().wait(LIMIT).unwrap().map(|status| status.success()), Some(false));
-    assert!(survivors(&run.mark).contains(&daemon));
-    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    if !is_strict() {
+        assert!(survivors(&run.mark).contains(&daemon));
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    }
     assert_eq!(run.output(), "");
+    assert_eq!(survivors(&run.mark), [0; 0]);
 }
 
 #[test]

@@ -24,9 +24,11 @@ use super::{Prepared, tell};
 use crate::frame::{self, FrameError, Inbox, MAX_SPEC};
 use crate::process::{Process, oom_kills};
 use crate::report::{Report, Step};
-use crate::server::{SetupError, become_server};
+use crate::server::{Confinement, SetupError, become_server};
 use crate::spec::JailSpec;
-use crate::sys;
+use crate::strict::{self, Identity, Tie};
+use crate::sys::{self, raw};
+use crate::view::Isolation;
 
 /// For the order to arrive, and again for the child's steps. Both take milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ pub(super) struct Starting {
     pub(super) progress: PipeReader,
     inbox: Inbox,
     last: Step,
+    /// The step after which only `exec` can close the pipe without a word.
+    before_exec: Step,
     pub(super) deadline: Instant,
 }
 
@@ -60,7 +64,7 @@ impl Starting {
         }
         if is_over && !reports.iter().any(is_failure) {
             // The pipe closes when the program is executed, and when the process is killed before that.
-            reports.push(if self.last == Step::ParentDeath {
+            reports.push(if self.last == self.before_exec {
                 Report::Step { name: Step::Exec }
             } else {
                 self.cut_short("was killed", None)
@@ -105,25 +109,38 @@ pub(super) fn prepare(control: &UnixStream) -> Result<Prepared, SetupError> {
     let signals = supervise(control)?;
     done(Step::Supervise);
     umask(Mode::from_bits_truncate(0o077));
-    make_directory(&spec.home)?;
-    make_directory(&spec.tmp)?;
+    make_directories(&spec)?;
     done(Step::Directories);
+    if let Isolation::Strict(view) = &spec.isolation {
+        Identity::of(view)?.own_pipes(&stdio)?;
+    }
     let oom_kills = oom_kills();
     let (progress, writer) = progress_pipe().map_err(SetupError::Fork)?;
-    let server = fork(&spec, &stdio, writer)?;
+    let before_exec = Confinement::last_step(&spec.isolation);
+    let (server, tie) = fork(&mut spec, &stdio, writer)?;
     spec.wipe();
-    done(Step::Fork);
+    if tie.is_none() {
+        done(Step::Fork);
+    }
     let deadline = Instant::now() + LIMIT;
-    let starting = Starting { progress, inbox: Inbox::default(), last: Step::Fork, deadline };
-    Ok(Prepared { server, starting, signals, memory_bytes: spec.limits.memory_bytes, oom_kills })
+    let starting = Starting { progress, inbox: Inbox::default(), last: Step::Fork, before_exec, deadline };
+    Ok(Prepared { server, tie, starting, signals, memory_bytes: spec.limits.memory_bytes, oom_kills })
 }
 
 /// The caller's streams are closed here in the helper when they are dropped: only the server may hold them open.
-fn fork(spec: &JailSpec, stdio: &[OwnedFd; 3], progress: PipeWriter) -> Result<Pid, SetupError> {
+fn fork(
+    spec: &mut JailSpec,
+    stdio: &[OwnedFd; 3],
+    mut progress: PipeWriter,
+) -> Result<(Pid, Option<Tie>), SetupError> {
+    if let Isolation::Strict(view) = spec.isolation.clone() {
+        let (init, tie) = strict::launch(spec, &view, stdio, progress)?;
+        return Ok((init, Some(tie)));
+    }
     let helper = Pid::this();
     match sys::fork().map_err(SetupError::Fork)? {
-        ForkResult::Child => become_server(spec, stdio, progress, helper),
-        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => become_server(spec, stdio, &mut progress, Confinement::Light { helper }),
+        ForkResult::Parent { child } => Ok((child, None)),
     }
 }
 
@@ -148,6 +165,20 @@ fn supervise(control: &UnixStream) -> Result<SignalFd, SetupError> {
     // Without it the tree could not be seen, and so not be killed.
     Process::read(Pid::this().as_raw()).ok_or(Errno::ENOENT).map_err(step("view of /proc"))?;
     Ok(signals)
+}
+
+fn make_directories(spec: &JailSpec) -> Result<(), SetupError> {
+    let Isolation::Strict(view) = &spec.isolation else {
+        make_directory(&spec.home)?;
+        return make_directory(&spec.tmp);
+    };
+    let identity = Identity::of(view)?;
+    let tmp = Some(&spec.tmp).filter(|_| strict::has_outer_tmp(spec));
+    for path in [Some(&spec.home), tmp].into_iter().flatten() {
+        make_directory(path)?;
+        identity.own(path)?;
+    }
+    Ok(())
 }
 
 fn make_directory(path: &Path) -> Result<(), SetupError> {
@@ -197,8 +228,4 @@ fn receive_head(control: &UnixStream) -> Result<([u8; 4], [OwnedFd; 3]), SetupEr
     } else {
         Err(SetupError::Receive("its head is cut short", None))
     }
-}
-
-fn raw(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }

@@ -3,6 +3,8 @@
 //! Here: starting, awaiting reports and output with a deadline, looking for survivors. Not here: claims.
 #![expect(dead_code, reason = "each test target uses its own part")]
 
+pub mod world;
+
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
@@ -10,9 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use jail::{Exit, JailSpec, Jailed, Limits, Reading, Report, Stdio};
+use jail::{Exit, Isolation, JailSpec, Jailed, Limits, Reading, Report, Stdio, View};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
+
+/// The target decides: those named `strict…` start every jail that way.
+pub fn is_strict() -> bool {
+    env!("CARGO_CRATE_NAME").starts_with("strict")
+}
 
 pub const LIMIT: Duration = Duration::from_secs(30);
 const MARK: &str = "JAIL_TEST_MARK";
@@ -30,6 +37,27 @@ pub fn python() -> String {
         .and_then(|child| child.wait_with_output())
         .expect("python3 is installed");
     String::from_utf8(found.stdout).expect("a path").trim().to_owned()
+}
+
+/// Where the interpreter's own files are, when that is not a directory of the system.
+pub fn python_prefix() -> Option<PathBuf> {
+    let prefix = PathBuf::from(python()).parent()?.parent()?.canonicalize().ok()?;
+    Some(prefix).filter(|prefix| !prefix.starts_with("/usr"))
+}
+
+/// The view of a test: as root a uid that no other test has.
+pub fn view() -> View {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test targets run one after another, but a failed one may have left files behind.
+    let uid = 300_000 + std::process::id() % 1000 * 1000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    View { uid: Some(uid).filter(|_| nix::unistd::getuid().is_root()), ..View::default() }
+}
+
+pub fn strict(spec: &mut JailSpec) -> &mut View {
+    match &mut spec.isolation {
+        Isolation::Strict(view) => view,
+        Isolation::Light => panic!("not a strict jail"),
+    }
 }
 
 pub fn sh(script: &str) -> Vec<String> {
@@ -79,6 +107,7 @@ pub fn spec(argv: Vec<String>, dir: &Path) -> (JailSpec, String) {
         home: dir.join("home"),
         tmp: dir.join("deeper/tmp"),
         limits: Limits::default(),
+        isolation: if is_strict() { Isolation::Strict(view()) } else { Isolation::Light },
     };
     (spec, mark)
 }
@@ -91,6 +120,11 @@ pub fn start_with(exe: &Path, argv: Vec<String>, change: impl FnOnce(&mut JailSp
     let dir = TempDir::new().expect("a directory");
     let (mut spec, mark) = spec(argv, dir.path());
     change(&mut spec);
+    let python_prefix = python_prefix();
+    if let Isolation::Strict(view) = &mut spec.isolation {
+        view.read_only.extend(python_prefix.filter(|prefix| Path::new(&spec.argv[0]).starts_with(prefix)));
+        view.read_only.extend(Some(spec.cwd.clone()).filter(|cwd| cwd.exists() && cwd != Path::new("/")));
+    }
     let (their_stdin, stdin) = std::io::pipe().expect("a pipe");
     let (stdout, their_stdout) = std::io::pipe().expect("a pipe");
     let stderr = their_stdout.try_clone().expect("a descriptor");

@@ -1,0 +1,93 @@
+//! What a jail costs at start: plain, light and strict, interleaved; p10 and median of the time from `spawn` to the end.
+//!
+//! Here: a print, asserted by nobody. Run `cargo run -p jail --release --example spawn_cost -- [rounds] [program args…]`.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use jail::{Isolation, JailSpec, Limits, Reading, Report, View};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<ExitCode, Failure> {
+    let mut arguments = std::env::args().skip(1);
+    if std::env::args().nth(1).as_deref() == Some(jail::ROLE) {
+        return Ok(jail::main());
+    }
+    let rounds: usize = arguments.next().map_or(Ok(100), |text| text.parse())?;
+    let mut argv: Vec<String> = arguments.collect();
+    if argv.is_empty() {
+        argv.push("/bin/true".into());
+    }
+    let exe = std::env::current_exe()?;
+    let home = std::env::temp_dir().join(format!("spawn-cost-{}", std::process::id()));
+    let uid = Some(400_001).filter(|_| nix::unistd::getuid().is_root());
+    let strict = Isolation::Strict(View { uid, ..View::default() });
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        times[0].push(plain(&argv)?);
+        times[1].push(jailed(&exe, &argv, &home.join("light"), Isolation::Light)?);
+        times[2].push(jailed(&exe, &argv, &home.join("strict"), strict.clone())?);
+    }
+    std::fs::remove_dir_all(&home)?;
+    for (name, mut times) in ["plain", "light", "strict"].into_iter().zip(times) {
+        times.sort_unstable();
+        let ms = |place: usize| times[place].as_secs_f64() * 1000.0;
+        println!("{name:<7} p10 {:6.2} ms   median {:6.2} ms", ms(rounds / 10), ms(rounds / 2));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plain(argv: &[String]) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    let mut child = Command::new(&argv[0])
+        .args(&argv[1..])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
+    child.wait()?;
+    Ok(start.elapsed())
+}
+
+fn jailed(exe: &Path, argv: &[String], home: &Path, isolation: Isolation) -> Result<Duration, Failure> {
+    let (mut output, stdout) = std::io::pipe()?;
+    let stdin = std::fs::File::open("/dev/null")?;
+    let stdio =
+        jail::Stdio { stdin: stdin.into(), stderr: stdout.try_clone()?.into(), stdout: stdout.into() };
+    let spec = JailSpec {
+        argv: argv.to_vec(),
+        env: Vec::new(),
+        cwd: "/".into(),
+        home: PathBuf::from(home),
+        tmp: "/tmp".into(),
+        limits: Limits::default(),
+        isolation,
+    };
+    let start = Instant::now();
+    let mut jailed = jail::spawn(exe, &spec, stdio)?;
+    loop {
+        match jailed.try_read_report()? {
+            Reading::Report(Report::Gone) => break,
+            Reading::Report(Report::Failed { step, message, .. }) => {
+                return Err(format!("{step}: {message}").into());
+            }
+            Reading::Report(_) => {}
+            Reading::Closed => return Err("the helper was killed".into()),
+            Reading::Empty => {
+                poll(
+                    &mut [PollFd::new(std::os::fd::AsFd::as_fd(&jailed), PollFlags::POLLIN)],
+                    PollTimeout::from(10_000_u16),
+                )?;
+            }
+        }
+    }
+    let took = start.elapsed();
+    jailed.wait(Duration::from_secs(5))?;
+    let mut printed = Vec::new();
+    output.read_to_end(&mut printed)?;
+    Ok(took)
+}

@@ -1,0 +1,67 @@
+//! The server's last two steps before `exec`: Landlock and seccomp.
+//!
+//! Here: the Landlock rules, and that a rule set which the kernel does not enforce is a failure. Not here: the list of
+//! system calls (see [`super::seccomp`]).
+//! Invariant: the rules repeat what the view already holds, so that a mistake in one of the two is no way out.
+
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
+use nix::errno::Errno;
+
+use super::{build, seccomp};
+use crate::report::Step;
+use crate::server::SetupError;
+use crate::spec::JailSpec;
+use crate::view::View;
+
+/// What this kernel must have: reads and writes of files. Anything less is no Landlock.
+const LEAST: ABI = ABI::V1;
+/// What is used where the kernel has it.
+const MOST: ABI = ABI::V9;
+
+const SYSTEM: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"];
+const PRIVATE: [&str; 2] = ["/tmp", "/dev/shm"];
+
+/// Files by an allow-list; signals and abstract sockets only inside.
+pub(crate) fn restrict_files(spec: &JailSpec, view: &View) -> Result<(), SetupError> {
+    let status = enforce(spec, view).map_err(|error| build(Step::Landlock, error, Errno::ENOTSUP))?;
+    match status {
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+        RulesetStatus::NotEnforced => {
+            Err(build(Step::Landlock, "the kernel enforces no rule", Errno::ENOTSUP))
+        }
+    }
+}
+
+fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> {
+    let read = AccessFs::from_read(MOST);
+    let node: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::ReadDir;
+    let device = node | AccessFs::IoctlDev | AccessFs::Truncate;
+    // Its own files, but neither device nodes nor a way to talk to one.
+    let write = AccessFs::from_all(MOST) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    let own = [Some(spec.home.as_path()), Some(spec.tmp.as_path())].into_iter().flatten();
+    let own = own.chain(PRIVATE.iter().map(Path::new));
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(LEAST))?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(MOST))?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?
+        .add_rules(path_beneath_rules(["/"], AccessFs::ReadDir))?
+        .add_rules(path_beneath_rules(SYSTEM, read))?
+        .add_rules(path_beneath_rules(&view.read_only, read))?
+        .add_rules(path_beneath_rules(["/proc"], node))?
+        .add_rules(path_beneath_rules(["/dev"], device))?
+        .add_rules(path_beneath_rules(own, write))?
+        .restrict_self()?;
+    Ok(status.ruleset)
+}
+
+pub(crate) fn restrict_calls() -> Result<(), SetupError> {
+    seccomp::install().map_err(|what| build(Step::Seccomp, what, Errno::ENOTSUP))
+}

@@ -1,0 +1,212 @@
+//! The system calls that no server needs and that have let people out of sandboxes, refused.
+//!
+//! Here: the list, and how each is refused. Not here: limits by user or file, which other steps hold.
+//! Invariant: a call that a run-time library tries and can do without answers ENOSYS, so that it takes its other way;
+//! everything else answers EPERM. Nothing is killed, and memory stays executable: V8 needs it.
+
+use std::collections::BTreeMap;
+
+use nix::libc::*;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+
+use crate::sys::privilege::refuse_foreign_numbers;
+
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+/// Each with a way round that libraries know.
+const UNKNOWN: [c_long; 5] =
+    [SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, SYS_memfd_secret];
+
+const REFUSED: [c_long; 60] = [
+    // Other processes.
+    SYS_ptrace,
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_process_madvise,
+    SYS_pidfd_getfd,
+    SYS_kcmp,
+    // Namespaces and mounts.
+    SYS_unshare,
+    SYS_setns,
+    SYS_mount,
+    SYS_umount2,
+    SYS_pivot_root,
+    SYS_chroot,
+    SYS_open_tree,
+    SYS_move_mount,
+    SYS_mount_setattr,
+    SYS_fsopen,
+    SYS_fsconfig,
+    SYS_fsmount,
+    SYS_fspick,
+    SYS_name_to_handle_at,
+    SYS_open_by_handle_at,
+    SYS_fanotify_init,
+    SYS_quotactl,
+    SYS_quotactl_fd,
+    // The kernel's keys, programs, counters and page faults.
+    SYS_add_key,
+    SYS_request_key,
+    SYS_keyctl,
+    SYS_bpf,
+    SYS_perf_event_open,
+    SYS_userfaultfd,
+    // The machine.
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_delete_module,
+    SYS_kexec_load,
+    SYS_kexec_file_load,
+    SYS_reboot,
+    SYS_swapon,
+    SYS_swapoff,
+    SYS_acct,
+    SYS_syslog,
+    SYS_vhangup,
+    SYS_settimeofday,
+    SYS_clock_settime,
+    SYS_adjtimex,
+    SYS_clock_adjtime,
+    SYS_sethostname,
+    SYS_setdomainname,
+    SYS_nfsservctl,
+    SYS_lookup_dcookie,
+    SYS_personality,
+    // Memory of others, by node.
+    SYS_migrate_pages,
+    SYS_move_pages,
+    SYS_mbind,
+    SYS_set_mempolicy,
+    SYS_set_mempolicy_home_node,
+    // Of x86 only: repeated elsewhere so that the list keeps its length.
+    OF_X86[0],
+    OF_X86[1],
+    OF_X86[2],
+    OF_X86[3],
+    OF_X86[4],
+];
+
+#[cfg(target_arch = "x86_64")]
+const OF_X86: [c_long; 5] = [SYS_iopl, SYS_ioperm, SYS_modify_ldt, SYS_uselib, SYS_ustat];
+#[cfg(not(target_arch = "x86_64"))]
+const OF_X86: [c_long; 5] = [SYS_acct; 5];
+
+const NEW_NAMESPACES: u64 = (CLONE_NEWUSER
+    | CLONE_NEWNS
+    | CLONE_NEWPID
+    | CLONE_NEWNET
+    | CLONE_NEWIPC
+    | CLONE_NEWUTS
+    | CLONE_NEWCGROUP
+    | CLONE_NEWTIME) as u64;
+/// The kind of a socket, without SOCK_CLOEXEC and SOCK_NONBLOCK.
+const KIND: u64 = 0xf;
+/// An old way to a packet socket.
+const SOCK_PACKET_NUMBER: c_int = 10;
+const IPPROTO_MPTCP_NUMBER: u64 = 262;
+const TCP_FASTOPEN_CONNECT_NUMBER: u64 = 30;
+/// TIOCSTI, TIOCLINUX, TIOCSETD: typing into a terminal, selecting on a console, another line discipline.
+const TERMINAL: [u64; 3] = [0x5412, 0x541c, 0x5423];
+
+/// For the process that is about to become the server, after `no_new_privs`. Lasts for all that it executes.
+pub(super) fn install() -> Result<(), String> {
+    let text = |error: seccompiler::Error| error.to_string();
+    let refused = compile(refused().map_err(|error| error.to_string())?, EPERM)?;
+    let unknown = compile(UNKNOWN.map(|call| (call, Vec::new())).into(), ENOSYS)?;
+    seccompiler::apply_filter(&refused).map_err(text)?;
+    seccompiler::apply_filter(&unknown).map_err(text)?;
+    if cfg!(target_arch = "x86_64") {
+        refuse_foreign_numbers().map_err(|errno| errno.to_string())?;
+    }
+    Ok(())
+}
+
+fn compile(rules: Rules, errno: c_int) -> Result<BpfProgram, String> {
+    let text = |error: BackendError| error.to_string();
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(text)?;
+    let answer = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).map_err(text)?;
+    filter.try_into().map_err(text)
+}
+
+fn refused() -> Result<Rules, BackendError> {
+    let mut rules: Rules = REFUSED.map(|call| (call, Vec::new())).into();
+    let mut each_namespace = Vec::new();
+    for bit in (0..64).map(|shift| 1_u64 << shift).filter(|bit| NEW_NAMESPACES & bit != 0) {
+        each_namespace.push(rule([argument(0, Width::Qword, Is::MaskedEq(bit), bit)?])?);
+    }
+    rules.insert(SYS_clone, each_namespace);
+    rules.insert(SYS_socket, sockets()?);
+    rules.insert(SYS_socketpair, vec![rule([argument(0, Width::Dword, Is::Ne, AF_UNIX as u64)?])?]);
+    let fast = |place| {
+        rule([argument(place, Width::Dword, Is::MaskedEq(MSG_FASTOPEN as u64), MSG_FASTOPEN as u64)?])
+    };
+    rules.insert(SYS_sendto, vec![fast(3)?]);
+    rules.insert(SYS_sendmsg, vec![fast(2)?]);
+    rules.insert(SYS_sendmmsg, vec![fast(3)?]);
+    let option = [
+        argument(1, Width::Dword, Is::Eq, IPPROTO_TCP as u64)?,
+        argument(2, Width::Dword, Is::Eq, TCP_FASTOPEN_CONNECT_NUMBER)?,
+    ];
+    rules.insert(SYS_setsockopt, vec![rule(option)?]);
+    let terminal = TERMINAL.map(|request| rule([argument(1, Width::Dword, Is::Eq, request)?]));
+    rules.insert(SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
+    Ok(rules)
+}
+
+/// Refused: every family but these three and the list of one's own addresses; raw and packet kinds; the protocols that
+/// go round TCP's rules.
+fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+    let other_family = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
+    let other_family = other_family.map(|family| argument(0, Width::Dword, Is::Ne, family as u64));
+    let other_family = SeccompRule::new(other_family.into_iter().collect::<Result<_, _>>()?)?;
+    let other_netlink = rule([
+        argument(0, Width::Dword, Is::Eq, AF_NETLINK as u64)?,
+        argument(2, Width::Dword, Is::Ne, NETLINK_ROUTE as u64)?,
+    ])?;
+    // Netlink sockets are of the raw kind by nature; the rule above is theirs.
+    let kind = |kind: c_int| {
+        rule([
+            argument(0, Width::Dword, Is::Ne, AF_NETLINK as u64)?,
+            argument(1, Width::Dword, Is::MaskedEq(KIND), kind as u64)?,
+        ])
+    };
+    let protocol = |protocol: u64| {
+        rule([
+            argument(0, Width::Dword, Is::Ne, AF_UNIX as u64)?,
+            argument(2, Width::Dword, Is::Eq, protocol)?,
+        ])
+    };
+    Ok(vec![
+        other_family,
+        other_netlink,
+        kind(SOCK_RAW)?,
+        kind(SOCK_PACKET_NUMBER)?,
+        kind(SOCK_RDM)?,
+        protocol(IPPROTO_MPTCP_NUMBER)?,
+        protocol(IPPROTO_SCTP as u64)?,
+    ])
+}
+
+fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(conditions.into())
+}
+
+fn argument(place: u8, width: Width, is: Is, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(place, width, is, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_filters_compile_and_no_call_is_in_two_lists() {
+        let rules = refused().unwrap();
+        assert!(UNKNOWN.iter().all(|call| !rules.contains_key(call)));
+        assert!(compile(rules, EPERM).is_ok());
+    }
+}

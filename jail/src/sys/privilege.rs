@@ -1,0 +1,97 @@
+//! Namespaces entered, privileges given up, the loopback brought up.
+//!
+//! Here: the calls. Not here: their order, which is what makes them sound (see [`crate::strict`]).
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc::{self, c_int, c_long, c_ulong};
+use nix::sched::CloneFlags;
+use nix::unistd::{ForkResult, Pid};
+
+/// `fork`, with the child as the first process of new namespaces.
+pub(crate) fn fork_into(namespaces: CloneFlags) -> Result<ForkResult, Errno> {
+    let flags = c_long::from(namespaces.bits() | libc::SIGCHLD);
+    let none: c_long = 0;
+    // SAFETY: without CLONE_VM and with no stack given this is `fork`: the child goes on with a copy of all memory. The
+    // helper is single-threaded, so no lock is held by a thread that the child lacks.
+    let forked = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    match Errno::result(forked)? {
+        0 => Ok(ForkResult::Child),
+        child => Ok(ForkResult::Parent { child: Pid::from_raw(child as i32) }),
+    }
+}
+
+/// Gives up every capability for good: for this process, for all it forks, and for whatever program they execute.
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+    for capability in 0..64 {
+        if prctl(libc::PR_CAPBSET_READ, capability).is_err() {
+            break; // The kernel knows no capability of this number, nor of any higher one.
+        }
+        prctl(libc::PR_CAPBSET_DROP, capability)?;
+    }
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
+    let all_and_locked = libc::SECBIT_NOROOT
+        | libc::SECBIT_NOROOT_LOCKED
+        | libc::SECBIT_NO_SETUID_FIXUP
+        | libc::SECBIT_NO_SETUID_FIXUP_LOCKED
+        | libc::SECBIT_KEEP_CAPS_LOCKED
+        | libc::SECBIT_NO_CAP_AMBIENT_RAISE
+        | libc::SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+    prctl(libc::PR_SET_SECUREBITS, all_and_locked as c_ulong)?;
+    // The kernel's own structures, version 3: {version, pid}, then {effective, permitted, inheritable} twice.
+    let mut header = [0x2008_0522_u32, 0];
+    let nothing = [0_u32; 6];
+    // SAFETY: both arrays have the layout that version 3 prescribes and are valid for reading during the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), nothing.as_ptr()) }).map(drop)
+}
+
+fn prctl(option: c_int, argument: c_ulong) -> Result<c_int, Errno> {
+    let none: c_ulong = 0;
+    // SAFETY: the options used here take integers only.
+    Errno::result(unsafe { libc::prctl(option, argument, none, none, none) })
+}
+
+/// A new network namespace has a loopback that is down; a server may well talk to itself.
+pub(crate) fn raise_loopback() -> Result<(), Errno> {
+    // SAFETY: takes three integers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = Errno::result(socket)? as RawFd;
+    // SAFETY: the call has just made this descriptor, and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: all zeroes is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *place = *byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is valid for reading during the call, and this call only reads it.
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }).map(drop)
+}
+
+/// Which Landlock this kernel has; an error where it has none.
+pub(crate) fn landlock_abi() -> Result<u32, Errno> {
+    let (nothing, size, version) = (std::ptr::null::<u8>(), 0_usize, 1_u32);
+    // SAFETY: with the version flag the call takes no attributes and makes no descriptor.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, size, version) };
+    Errno::result(abi).map(|abi| abi as u32)
+}
+
+/// A filter ahead of all others: no system call by a number of another calling convention, which theirs would not know.
+/// (The x32 numbers of x86-64 carry bit 30 and report the same architecture.)
+pub(crate) fn refuse_foreign_numbers() -> Result<(), Errno> {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let at_least = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter { code: at_least as u16, jt: 0, jf: 1, k: 0x4000_0000 },
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: `filter` names `len` instructions that live until the call returns; the kernel copies and checks them.
+    let set = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&filter))
+    };
+    Errno::result(set).map(drop)
+}
