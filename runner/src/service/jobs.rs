@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jail::{JailSpec, Limits};
+use jail::{Isolation, JailSpec, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wire::report::{Lists, Reason};
@@ -137,6 +137,9 @@ fn jail_spec(apply: &Apply, prepared: &Prepared, (home, tmp): (PathBuf, PathBuf)
             open_files: u64::from(limits.open_files),
             file_size_bytes: Some(u64::from(limits.file_size_mb) << 20),
         },
+        // The strict construction is there and tested; it waits for egress by name, without which a server in it
+        // would have either no network or the host's.
+        isolation: Isolation::Light,
     }
 }
 
