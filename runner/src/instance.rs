@@ -214,8 +214,7 @@ async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
         control.and_then(UnixStream::from_std).map_err(|e| broken(format!("the jail's socket: {e}")))?;
     tasks.spawn(watch_jail(jailed, control, inbox, tell_life));
     let errors = errors_read;
-    let body =
-        Body { orders, life, end, changed, voice, errors, helper_pid, tmp, tasks: Mutex::new(tasks) };
+    let body = Body { orders, life, end, changed, voice, errors, helper_pid, tmp, tasks: Mutex::new(tasks) };
     Ok((body, client))
 }
 

