@@ -3,28 +3,32 @@
 set -euo pipefail
 claudemesh=$1
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+# `up` always talks to the mesh of this machine, whatever other meshes its owner is a member of.
+mine() { "$claudemesh" --mesh home "$@"; }
 show() { printf '$ claudemesh %s\n' "$*"; }
 
-"$claudemesh" up &
+"$claudemesh" up --name home &
 up=$!
-trap 'kill -TERM $up 2>/dev/null; wait $up' INT TERM
+# However this script ends, nothing of it stays behind.
+trap 'kill -TERM $up 2>/dev/null; wait $up || true' EXIT
+trap 'exit 130' INT TERM
 for _ in $(seq 300); do
-  "$claudemesh" ls >/dev/null 2>&1 && break
+  mine ls >/dev/null 2>&1 && break
   kill -0 $up 2>/dev/null || { wait $up; exit $?; }
   sleep 0.1
 done
 
 say "Hosting @modelcontextprotocol/server-everything"
 show "deploy everything --mesh-wide -- npx -y @modelcontextprotocol/server-everything"
-"$claudemesh" deploy everything --mesh-wide -- npx -y @modelcontextprotocol/server-everything
+mine deploy everything --mesh-wide -- npx -y @modelcontextprotocol/server-everything
 
 say "Calling one of its tools"
 show "call everything echo '{\"message\":\"hello mesh\"}'"
-"$claudemesh" call everything echo '{"message":"hello mesh"}'
+mine call everything echo '{"message":"hello mesh"}'
 
 say "What runs"
 show "ls"
-"$claudemesh" ls
+mine ls
 
 cat <<TXT
 

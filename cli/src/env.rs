@@ -3,7 +3,7 @@
 //! `docs/env-vars.md` lists them all; a test compares.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
@@ -43,6 +43,14 @@ pub fn log_filter() -> Option<String> {
 /// Folders that are searched for tools by `doctor`.
 pub fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// Where the runner of `up` looks for package managers first: what the operator says, else the `.tools` that
+/// `make setup` fills in the checkout whose `target/<profile>/claudemesh` we are.
+pub fn tools(exe: &Path) -> Option<PathBuf> {
+    let named = std::env::var_os("CLAUDEMESH_TOOLS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    named
+        .or_else(|| Some(exe.ancestors().nth(3)?.join(".tools")).filter(|folder| folder.join("bin").is_dir()))
 }
 
 /// The root key of the secrets in the database, when no file is named.

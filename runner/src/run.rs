@@ -77,7 +77,14 @@ pub async fn run_until(
         app.table.end().await;
         ended.cancel();
     };
-    tokio::join!(serving, watching);
+    // Here and not in a request: a client that does not wait for the slowest tool would cancel the search each time.
+    let finding = async {
+        tokio::select! {
+            () = app.shop.workshop.find_tools() => {}
+            () = app.ending.cancelled() => {}
+        }
+    };
+    tokio::join!(serving, watching, finding);
     Ok(())
 }
 

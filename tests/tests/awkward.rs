@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 use tests::git::GitHost;
-use tests::peer::{dial, exchange, now_ms};
+use tests::peer::{PATIENCE, dial, exchange, now_ms};
 use tests::{Peer, Refusal, Setup, World, fixture, processes};
 
 /// Deploys the Python fixture in a mode that must not become ready.
@@ -97,13 +97,13 @@ async fn what_a_git_host_does_not_have_is_told_apart() {
             let mut args = vec!["deploy", "x", "--git"];
             args.extend(&flags);
             let refusal = world.owner.refused(args).await;
-            assert_eq!(refusal.code, code, "{flags:?}: {}", refusal.text);
+            let found = (refusal.code.as_str(), refusal.exit);
+            assert_eq!(found, (code, exit), "{flags:?}: {}", refusal.text);
             assert!(
                 refusal.text.contains(says) && !refusal.text.contains("not-the-token"),
                 "{}",
                 refusal.text
             );
-            assert!(refusal.exit == exit || code == "source_refused", "{flags:?} exits {}", refusal.exit);
         }
     })
     .await;
@@ -150,14 +150,20 @@ async fn hostile_archives_are_refused_and_write_nothing() {
 #[tokio::test]
 async fn servers_that_never_become_ready_say_why() {
     World::scene(async |world| {
-        let (exit, garbage, needs_env, many) = tokio::join!(
+        // Nothing but broken lines, more than the runner takes for a banner.
+        let flood = "while True: print('{\"jsonrpc\":\"2.0\",\"id\":!!', flush=True)\n";
+        let flood = fixture::write_tree(&world.folder("flood"), &[("server.py", flood)]);
+        let (exit, garbage, flood, needs_env, many) = tokio::join!(
             refused_mode(world, "exit", &[]),
             refused_mode(world, "garbage", &[]),
+            world.owner.refused(["deploy", "bad-flood", flood.to_str().unwrap()]),
             refused_mode(world, "needs_env", &[]),
             refused_mode(world, "many", &["--args=2000"]),
         );
         expect(&exit, "start_exited", 4, "the config file is missing");
-        assert!(["bad_protocol", "start_timeout"].contains(&garbage.code.as_str()), "{}", garbage.text);
+        // One broken line for one request is output that is not ours to judge; only the missing answer is.
+        expect(&garbage, "start_timeout", 4, "`initialize`");
+        expect(&flood, "bad_protocol", 4, "not MCP");
         expect(&needs_env, "start_exited", 4, "API_KEY");
         expect(&many, "too_many_tools", 4, "1000");
         let (silent, http) =
@@ -356,9 +362,12 @@ async fn a_socket_that_says_nothing_is_closed_in_time() {
         use futures_util::{SinkExt as _, StreamExt as _};
         socket.send(tokio_tungstenite::tungstenite::Message::Ping(Vec::new().into())).await.unwrap();
         let mut texts = Vec::new();
-        while let Some(Ok(message)) = socket.next().await {
-            texts.push(message.to_string());
-        }
+        let closed = async {
+            while let Some(Ok(message)) = socket.next().await {
+                texts.push(message.to_string());
+            }
+        };
+        tokio::time::timeout(PATIENCE, closed).await.expect("the broker closes a silent socket");
         assert!(texts.iter().any(|text| text.contains("hello_timeout")), "{texts:?}");
     })
     .await;
@@ -384,11 +393,8 @@ async fn invites_are_used_once_and_a_changed_one_is_refused() {
         payload["role"] = "admin".into();
         let forged = format!("ic://join/{}", engine.encode(payload.to_string()));
         let refused = person("Cy").refused(["join", &forged]).await;
-        assert!(
-            ["invite_bad_signature", "invite_not_found"].contains(&refused.code.as_str()),
-            "{}",
-            refused.text
-        );
+        // The signature is judged before the token is looked up, so that a guess tells nothing about what exists.
+        expect(&refused, "invite_bad_signature", 2, "");
     })
     .await;
 }

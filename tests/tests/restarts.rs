@@ -18,7 +18,7 @@ fn servers(world: &World) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn a_killed_broker_comes_back_to_running_services_and_answers_calls_within_two_seconds() {
+async fn a_killed_broker_comes_back_to_running_services_and_their_memory() {
     World::scene(async |world| {
         deploy(world, "kept").await;
         let peer = world.owner.peer().await;

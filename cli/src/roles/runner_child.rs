@@ -109,6 +109,7 @@ impl RunnerChild {
         let exe = std::env::current_exe().map_err(|e| format!("our own path is unknown: {e}"))?;
         let mut listen = std::ffi::OsString::from("unix:");
         listen.push(&self.socket);
+        let tools = crate::env::tools(&exe);
         let mut child = Command::new(exe)
             .arg("runner")
             .arg("--detach")
@@ -120,6 +121,7 @@ impl RunnerChild {
             // The broker's secrets are none of the runner's business, and a service must not inherit them.
             .env_remove("BROKER_ENCRYPTION_KEY")
             .env_remove("DATABASE_URL")
+            .envs(tools.map(|folder| ("CLAUDEMESH_TOOLS", folder)))
             .current_dir(self.data.path())
             .stdin(Stdio::null())
             .stdout(log)

@@ -15,7 +15,6 @@ use super::failure::{ApiError, parse};
 use super::{App, Key};
 
 pub async fn health(State(app): State<Arc<App>>) -> Json<Health> {
-    app.shop.workshop.find_tools().await;
     Json(app.health())
 }
 

@@ -88,6 +88,7 @@ where
         changed,
         pending: HashMap::new(),
         out: BytesMut::with_capacity(READ_CHUNK),
+        moved: Instant::now(),
         input: BytesMut::with_capacity(READ_CHUNK),
         scanned: 0,
         giant: None,
@@ -110,6 +111,8 @@ struct Conn {
     changed: watch::Sender<u64>,
     pending: HashMap<u64, Waiter>,
     out: BytesMut,
+    /// When the server last took something, or `out` last got something to take.
+    moved: Instant,
     input: BytesMut,
     /// Bytes of `input` that hold no line break.
     scanned: usize,
@@ -126,7 +129,6 @@ impl Conn {
         W: AsyncWrite + Unpin,
     {
         let mut writer = Some(writer);
-        let mut moved = Instant::now();
         let mut dying = None;
         let end = loop {
             if orders.is_closed() && self.out.is_empty() {
@@ -136,7 +138,6 @@ impl Conn {
             let writing = writer.is_some() && !self.out.is_empty();
             tokio::select! {
                 order = orders.recv(), if !orders.is_closed() && self.out.len() < WRITE_HIGH => {
-                    if !writing { moved = Instant::now(); }
                     self.take_orders(order, &mut orders);
                 }
                 read = reader.read_buf(&mut self.input) => match read {
@@ -145,7 +146,7 @@ impl Conn {
                     Err(e) => break End::Broken(format!("reading its stdout: {e}")),
                 },
                 wrote = write_some(&mut writer, &self.out), if writing => match wrote {
-                    Ok(n) => { self.out.advance(n); moved = Instant::now(); }
+                    Ok(n) => { self.out.advance(n); self.moved = Instant::now(); }
                     // It closed its stdin, so it is ending; answers may still be in the other pipe.
                     Err(_) => {
                         self.refuse_more(&mut orders);
@@ -153,10 +154,10 @@ impl Conn {
                         dying = Some(Instant::now() + LAST_WORDS);
                     }
                 },
-                () = tokio::time::sleep_until(dying.unwrap_or(moved)), if dying.is_some() => {
+                () = tokio::time::sleep_until(dying.unwrap_or(self.moved)), if dying.is_some() => {
                     break End::Broken("it closed its stdin".to_owned());
                 }
-                () = tokio::time::sleep_until(moved + self.limits.write_stall), if writing => break End::Stalled,
+                () = tokio::time::sleep_until(self.moved + self.limits.write_stall), if writing => break End::Stalled,
             }
         };
         self.refuse_more(&mut orders);
@@ -196,8 +197,16 @@ impl Conn {
         }
     }
 
-    fn write(&mut self, line: &[u8]) {
+    /// The only way into `out`: a write can not stall before there is something to write.
+    fn push(&mut self, line: &[u8]) {
+        if self.out.is_empty() {
+            self.moved = Instant::now();
+        }
         self.out.extend_from_slice(line);
+    }
+
+    fn write(&mut self, line: &[u8]) {
+        self.push(line);
         self.shared.queued.fetch_sub(line.len(), Ordering::Relaxed);
     }
 
@@ -211,7 +220,7 @@ impl Conn {
                 format!(r#"{{"requestId":"{}","reason":{}}}"#, self.shared.id(id), frame::quote(reason));
             let mut line = Vec::new();
             frame::write_notification(&mut line, "notifications/cancelled", Some(&params));
-            self.out.extend_from_slice(&line);
+            self.push(&line);
         }
     }
 
@@ -319,7 +328,7 @@ impl Conn {
         };
         let mut line = Vec::new();
         frame::write_answer(&mut line, id, body);
-        self.out.extend_from_slice(&line);
+        self.push(&line);
     }
 
     fn notification(&mut self, method: &str, params: Option<&RawValue>) {

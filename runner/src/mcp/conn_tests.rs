@@ -274,6 +274,25 @@ async fn a_server_that_never_reads_is_given_up() {
     assert_eq!(call.answer().await, Err(CallError::Lost));
 }
 
+/// The clock of the write stall starts with what is to be written, not with the write before it.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_after_a_long_silence_is_answered() {
+    let mut w = world(Limits::default());
+    // Which of two ready branches runs is random: often enough, so that the wrong one would have been taken.
+    for n in 0..50 {
+        tokio::time::sleep(Limits::default().write_stall * 2).await;
+        w.server.say(&format!(r#"{{"id":{n},"method":"ping"}}"#)).await;
+        assert_eq!(w.server.hear().await["id"], json!(n));
+    }
+    for _ in 0..50 {
+        let call = w.client.call("x", None, None).expect("taken");
+        w.server.hear().await;
+        tokio::time::sleep(Limits::default().write_stall * 2).await;
+        drop(call);
+        assert_eq!(w.server.hear().await["method"], json!("notifications/cancelled"));
+    }
+}
+
 #[tokio::test]
 async fn the_servers_requests_are_answered_and_a_flood_does_not_grow_without_end() {
     let mut w = world(Limits::default());

@@ -3,7 +3,7 @@
 //! Not here: the path rules ([`super::unpack`]), and what is started from the unpacked tree.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use wire::ErrorCode;
@@ -20,6 +20,8 @@ const MAX_RATIO: u64 = 200;
 /// Small archives of repetitive text may exceed the ratio.
 const RATIO_FROM: u64 = 16 << 20;
 const MAX_LINK_BYTES: u64 = 4096;
+/// A tar entry that only describes the next one is read whole into memory. Real ones are below 4 KiB.
+const MAX_DESCRIPTION: u64 = 64 << 10;
 
 /// Unpacks `blob` into `root` and answers where the project is: `root`, or the single folder in it.
 pub(crate) fn unpack(
@@ -72,11 +74,10 @@ fn zip_entries(file: File, out: &mut Unpack) -> Result<(), PrepareError> {
     Ok(())
 }
 
-fn tar_entries(file: File, limit: u64, out: &mut Unpack) -> Result<(), PrepareError> {
-    let inflated = flate2::read::GzDecoder::new(BufReader::new(file));
-    // Headers and padding are bytes too: a tar of endless empty entries is a bomb as well.
-    let overhead = MAX_ENTRIES * 2048;
-    let mut tar = tar::Archive::new(Bounded { inner: inflated, left: limit + overhead });
+fn tar_entries(mut file: File, limit: u64, out: &mut Unpack) -> Result<(), PrepareError> {
+    check_descriptions(&file, limit)?;
+    file.rewind().doing("reading the archive")?;
+    let mut tar = open_tar(file, limit);
     for entry in tar.entries().map_err(|e| damaged(&e))? {
         let mut entry = entry.map_err(|e| damaged(&e))?;
         let kind = entry.header().entry_type();
@@ -101,6 +102,55 @@ fn tar_entries(file: File, limit: u64, out: &mut Unpack) -> Result<(), PrepareEr
         }
     }
     Ok(())
+}
+
+fn open_tar<R: Read>(file: R, limit: u64) -> tar::Archive<impl Read> {
+    let inflated = flate2::read::GzDecoder::new(BufReader::new(file));
+    // Headers and padding are bytes too: a tar of endless empty entries is a bomb as well.
+    let overhead = MAX_ENTRIES * 2048;
+    tar::Archive::new(Bounded { inner: inflated, left: limit + overhead })
+}
+
+/// A pass before the real one, because the library reads long names and pax headers of any size into memory.
+fn check_descriptions(file: &File, limit: u64) -> Result<(), PrepareError> {
+    let mut tar = open_tar(file, limit);
+    let mut sizes = Vec::new();
+    for entry in tar.entries().map_err(|e| damaged(&e))?.raw(true) {
+        let mut entry = entry.map_err(|e| damaged(&e))?;
+        let kind = entry.header().entry_type();
+        let is_pax = kind.is_pax_local_extensions() || kind.is_pax_global_extensions();
+        if is_pax || kind.is_gnu_longname() || kind.is_gnu_longlink() {
+            if entry.size() > MAX_DESCRIPTION {
+                return Err(rejected("a long name or extended header is over 64 KiB".into()));
+            }
+            if kind.is_pax_local_extensions() {
+                let mut text = Vec::new();
+                entry.read_to_end(&mut text).map_err(|e| damaged(&e))?;
+                sizes.extend(pax_sizes(&text)?);
+            }
+        } else if kind.is_gnu_sparse() {
+            // Its list of holes is read into memory too, and the real pass refuses it anyway.
+            return Err(rejected("it has a sparse file".into()));
+        } else if std::mem::take(&mut sizes).iter().any(|&size| size != entry.size()) {
+            // The real pass would go on at another place than this one, past what was checked.
+            return Err(rejected("an entry has two sizes".into()));
+        }
+    }
+    Ok(())
+}
+
+/// The sizes that an extended header gives to the next entry.
+fn pax_sizes(text: &[u8]) -> Result<Vec<u64>, PrepareError> {
+    let unreadable = || rejected("an extended header is not readable".into());
+    let mut sizes = Vec::new();
+    for record in tar::PaxExtensions::new(text) {
+        let record = record.map_err(|e| damaged(&e))?;
+        if record.key_bytes() == b"size" {
+            let size = record.value().ok().and_then(|value| value.parse().ok());
+            sizes.push(size.ok_or_else(unreadable)?);
+        }
+    }
+    Ok(sizes)
 }
 
 /// Fails instead of ending when more than `left` bytes come.
@@ -239,6 +289,45 @@ mod tests {
             (0..=MAX_ENTRIES).for_each(|n| entry(b, &format!("f{n}"), tar::EntryType::Regular, "", b""));
         });
         assert_rejected(&bytes, ArchiveFormat::TarGz, "count");
+    }
+
+    #[test]
+    fn a_tar_whose_descriptions_would_fill_the_memory_is_refused() {
+        use tar::EntryType as Type;
+        let (level, name) = (flate2::Compression::none(), vec![b'n'; 2 << 20]);
+        for kind in [Type::GNULongName, Type::GNULongLink, Type::XHeader, Type::XGlobalHeader] {
+            let bytes = packed(level, |b| {
+                entry(b, "long", kind, "", &name);
+                entry(b, "f", Type::Regular, "", b"");
+            });
+            let (_dir, result) = run(&bytes, ArchiveFormat::TarGz);
+            let error = result.unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ArchiveRejected, "{kind:?}");
+            assert!(error.to_string().contains("over 64 KiB"), "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_tar_can_not_hide_a_description_behind_a_second_size() {
+        use tar::EntryType as Type;
+        let mut hidden = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(Type::GNULongName);
+        header.set_size(2 << 20);
+        header.set_cksum();
+        hidden.append(&header, &vec![b'n'; 2 << 20][..]).unwrap();
+        let hidden = hidden.into_inner().unwrap();
+        let tar = |size: &[u8]| {
+            tar_gz(|b| {
+                entry(b, "pax", Type::XHeader, "", size);
+                entry(b, "f", Type::Regular, "", &hidden);
+            })
+        };
+        assert_rejected(&tar(b"9 size=0\n"), ArchiveFormat::TarGz, "two sizes");
+        let same = format!("16 size={:07}\n", hidden.len());
+        assert_eq!(same.len(), 16);
+        let (_dir, honest) = run(&tar(same.as_bytes()), ArchiveFormat::TarGz);
+        assert!(honest.is_ok(), "{honest:?}");
     }
 
     fn zipped(build: impl FnOnce(&mut zip::ZipWriter<io::Cursor<Vec<u8>>>)) -> Vec<u8> {

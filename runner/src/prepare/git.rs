@@ -12,6 +12,7 @@ use git2::{
     AutotagOption, Cred, Direction, ErrorClass, FetchOptions, ObjectType, Oid, ProxyOptions, RemoteCallbacks,
     Repository, RepositoryInitOptions,
 };
+use tokio::sync::Semaphore;
 use wire::{ErrorCode, Secret};
 
 use super::ProgressSink;
@@ -20,6 +21,8 @@ use super::error::{Doing, PrepareError};
 use super::store::Staging;
 use super::tree::Limits;
 use super::unpack::{Unpack, rejected};
+
+const MAX_LINK_BYTES: u64 = 4096;
 
 /// One fetch, shared with the thread that does it.
 pub(crate) struct Job {
@@ -65,19 +68,33 @@ impl Drop for CancelOnDrop {
 }
 
 /// Runs `work` on a thread that may block, within the time limit.
+///
+/// libgit2 has no timeout of its own: the thread of a host that stays silent may never end. It keeps its place in
+/// `threads`, so that such threads can not take over the pool that everything else uses too.
 pub(crate) async fn off_thread<T: Send + 'static>(
+    threads: &Arc<Semaphore>,
     job: Arc<Job>,
     limit: Duration,
     work: impl FnOnce(&Job) -> Result<T, PrepareError> + Send + 'static,
 ) -> Result<T, PrepareError> {
     let _cancel = CancelOnDrop(Arc::clone(&job));
-    match tokio::time::timeout(limit, tokio::task::spawn_blocking(move || work(&job))).await {
+    let seconds = limit.as_secs();
+    let timeout = |message: String| PrepareError::new(ErrorCode::InstallTimeout, message);
+    let until = tokio::time::Instant::now() + limit;
+    let place = tokio::time::timeout_at(until, Arc::clone(threads).acquire_owned()).await.map_err(|_| {
+        timeout(format!(
+            "other fetches took every place for {seconds} s; deploy again later, or restart the runner if their hosts hang"
+        ))
+    })?;
+    let place = place.map_err(|_| PrepareError::lost("waiting for other fetches"))?;
+    let thread = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work(&job)
+    });
+    match tokio::time::timeout_at(until, thread).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(PrepareError::lost("fetching the repository")),
-        Err(_) => {
-            let message = format!("fetching the repository was stopped after {} s", limit.as_secs());
-            Err(PrepareError::new(ErrorCode::InstallTimeout, message))
-        }
+        Err(_) => Err(timeout(format!("fetching the repository was stopped after {seconds} s"))),
     }
 }
 
@@ -188,8 +205,9 @@ pub(crate) fn checkout(job: &Job, commit: &str, into: &Path) -> Result<(), Prepa
         }
     }
     let commit = repo.find_commit(id).map_err(|_| no_such_ref(commit))?;
-    let tree = commit.tree().map_err(|e| explain(job, &e))?;
     let mut out = Unpack::into(into, job.checkout, ErrorCode::TooBig)?;
+    size_of(job, &repo, commit.tree_id(), &out)?;
+    let tree = commit.tree().map_err(|e| explain(job, &e))?;
     write_tree(job, &repo, &tree, "", &mut out)?;
     out.finish()
 }
@@ -214,10 +232,15 @@ fn write_tree(
         match entry.kind() {
             Some(ObjectType::Tree) => {
                 out.dir(&path)?;
+                size_of(job, repo, entry.id(), out)?;
                 let tree = repo.find_tree(entry.id()).map_err(|e| explain(job, &e))?;
                 write_tree(job, repo, &tree, &format!("{path}/"), out)?;
             }
             Some(ObjectType::Blob) => {
+                let size = size_of(job, repo, entry.id(), out)?;
+                if entry.filemode() == 0o120_000 && size > MAX_LINK_BYTES {
+                    return Err(rejected(format!("the link `{path}` has no readable target")));
+                }
                 let blob = repo.find_blob(entry.id()).map_err(|e| explain(job, &e))?;
                 match entry.filemode() {
                     0o120_000 => {
@@ -239,6 +262,14 @@ fn write_tree(
         }
     }
     Ok(())
+}
+
+/// An object is inflated whole when it is looked up, so its size is asked first: a few KiB may inflate to gigabytes.
+fn size_of(job: &Job, repo: &Repository, id: Oid, out: &Unpack) -> Result<u64, PrepareError> {
+    let header = repo.odb().and_then(|odb| odb.read_header(id));
+    let size = header.map_err(|e| explain(job, &e))?.0 as u64;
+    out.has_room(size)?;
+    Ok(size)
 }
 
 /// The project folder of a checkout.
@@ -329,7 +360,56 @@ fn explain(job: &Job, error: &git2::Error) -> PrepareError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::Store;
     use super::*;
+
+    fn job(dir: &Path, bytes: u64) -> Arc<Job> {
+        let store = Arc::new(Store::open(&dir.join("store")).unwrap());
+        let source = GitSource { url: "https://h/x".into(), reference: None, subdir: None };
+        let limits = (1 << 20, Limits { bytes, files: 100 });
+        Arc::new(Job::new(
+            source,
+            None,
+            Arc::new(|_: &str, _: &str| {}),
+            limits,
+            Arc::new(store.staging().unwrap()),
+        ))
+    }
+
+    #[test]
+    fn a_blob_that_inflates_past_the_limit_is_refused_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(dir.path().join("repo")).unwrap();
+        let blob = repo.blob(&vec![0; 8 << 20]).unwrap();
+        for mode in [0o100_644, 0o120_000] {
+            let mut tree = repo.treebuilder(None).unwrap();
+            tree.insert("zeros", blob, mode).unwrap();
+            let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+            let into = dir.path().join(format!("out-{mode:o}"));
+            let job = job(dir.path(), 1 << 20);
+            let mut out = Unpack::into(&into, job.checkout, ErrorCode::TooBig).unwrap();
+            let error = write_tree(&job, &repo, &tree, "", &mut out).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::TooBig, "{mode:o}: {error}");
+            assert_eq!(into.read_dir().unwrap().count(), 0, "{mode:o}: the blob was read and written");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hanging_fetch_keeps_its_place_and_nobody_waits_for_it_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(dir.path(), 1);
+        let threads = Arc::new(Semaphore::new(1));
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let short = Duration::from_millis(20);
+        let hung = off_thread(&threads, Arc::clone(&job), short, move |_| Ok(drop(hang.recv()))).await;
+        assert_eq!(hung.unwrap_err().code(), ErrorCode::InstallTimeout);
+        assert_eq!(threads.available_permits(), 0, "the thread is still there");
+        let next = off_thread(&threads, Arc::clone(&job), short, |_| Ok(())).await.unwrap_err();
+        assert_eq!(next.code(), ErrorCode::InstallTimeout);
+        assert!(next.to_string().contains("other fetches"), "{next}");
+        release.send(()).unwrap();
+        off_thread(&threads, job, Duration::from_secs(60), |_| Ok(())).await.unwrap();
+    }
 
     #[test]
     fn a_reference_is_a_branch_then_a_peeled_tag_then_a_commit() {

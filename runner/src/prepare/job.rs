@@ -136,7 +136,9 @@ impl<'a> Preparation<'a> {
             }
             Wanted::Git(source) => {
                 let job = self.git_job(source, staging);
-                let version = git::off_thread(job, self.inner.config.step_timeout, git::resolve).await?;
+                let version =
+                    git::off_thread(&self.inner.fetches, job, self.inner.config.step_timeout, git::resolve)
+                        .await?;
                 self.say("fetch", &format!("commit {version}"));
                 Ok(Exact { name: source.url.clone(), integrity: version.clone(), version, lock: None })
             }
@@ -227,7 +229,7 @@ impl<'a> Preparation<'a> {
                 let (job, commit, target) =
                     (self.git_job(source, staging), exact.version.clone(), into.clone());
                 let fetch = move |job: &git::Job| git::checkout(job, &commit, &target);
-                git::off_thread(job, bench.timeout, fetch).await?;
+                git::off_thread(&self.inner.fetches, job, bench.timeout, fetch).await?;
                 git::project_dir(&into, source.subdir.as_deref())?
             }
             Wanted::Archive { format, blob, .. } => {

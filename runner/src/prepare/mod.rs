@@ -56,6 +56,9 @@ pub(crate) use tree::remove as remove_tree;
 /// hold up all others.
 const AT_ONCE: usize = 2;
 
+/// Git fetches that run or hang at the same time. More than installs, because those that hang are not over.
+const FETCHES: usize = 16;
+
 /// Hears the output of the steps: `fetch`, `install` or `build`, and a line.
 pub type ProgressSink = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
@@ -108,6 +111,7 @@ struct Inner {
     tools: tokio::sync::OnceCell<Arc<Tools>>,
     store: Arc<Store>,
     slots: Semaphore,
+    fetches: Arc<Semaphore>,
     /// One lock per request that is being worked on: the second of two equal deploys waits and reuses.
     requests: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -126,6 +130,7 @@ impl Workshop {
             tools: tokio::sync::OnceCell::new(),
             store: Arc::new(store),
             slots: Semaphore::new(AT_ONCE),
+            fetches: Arc::new(Semaphore::new(FETCHES)),
             requests: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })

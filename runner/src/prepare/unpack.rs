@@ -76,12 +76,20 @@ impl Unpack {
             };
             self.bytes += n as u64;
             if self.bytes > self.limits.bytes {
-                let mib = self.limits.bytes >> 20;
-                let message = format!("the source unpacks to more than {mib} MiB; deploy less");
-                return Err(PrepareError::new(self.over, message));
+                return Err(self.too_much());
             }
             to.write_all(&buffer[..n]).doing("unpacking")?;
         }
+    }
+
+    /// Whether a file of this size may still come. Asked before one that can only be read whole into memory.
+    pub(crate) fn has_room(&self, bytes: u64) -> Result<(), PrepareError> {
+        if bytes > self.limits.bytes.saturating_sub(self.bytes) { Err(self.too_much()) } else { Ok(()) }
+    }
+
+    fn too_much(&self) -> PrepareError {
+        let mib = self.limits.bytes >> 20;
+        PrepareError::new(self.over, format!("the source unpacks to more than {mib} MiB; deploy less"))
     }
 
     /// Notes a link; [`Unpack::finish`] makes it.

@@ -26,6 +26,7 @@ const MESH: &str = "mesh000000000000000000000000000A";
 pub struct World {
     pub dir: TempDir,
     settings: Vec<String>,
+    env: Vec<(String, String)>,
     runner: Option<Child>,
     http: Option<SendRequest<Full<Bytes>>>,
     archive: String,
@@ -34,11 +35,17 @@ pub struct World {
 
 impl World {
     pub async fn start(settings: &[&str]) -> Self {
+        Self::start_with(settings, &[]).await
+    }
+
+    /// As [`World::start`], with these variables in the runner's environment.
+    pub async fn start_with(settings: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("runner-test-").tempdir().expect("a directory");
         let settings = settings.iter().map(|&s| s.to_owned()).collect();
+        let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let archive = String::new();
         let generation = AtomicI64::new(1);
-        let mut world = Self { dir, settings, runner: None, http: None, archive, generation };
+        let mut world = Self { dir, settings, env, runner: None, http: None, archive, generation };
         world.run().await;
         let bytes = archive_of_fixture();
         world.archive = hex::encode(Sha256::digest(&bytes));
@@ -55,6 +62,7 @@ impl World {
         let child = Command::new(env!("CARGO_BIN_EXE_runner-dev"))
             .args([&data, &socket])
             .args(&self.settings)
+            .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
             .stderr(log.expect("a log file"))
             .spawn()

@@ -159,6 +159,7 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
 
 fn router(shared: Arc<Shared>) -> axum::Router {
     axum::Router::new()
+        .route("/health", get(health))
         .route("/v1/events", get(events))
         .route("/v1/services/{mesh}/{name}", put(apply).delete(remove))
         .route("/v1/services/{mesh}/{name}/rpc", post(rpc))
@@ -220,18 +221,25 @@ fn at(generation: Generation, phase: Phase, package: &str) -> GenerationReport {
     }
 }
 
-async fn events(State(shared): State<Arc<Shared>>) -> Response {
-    let live = shared.events.subscribe();
-    let held = shared.held();
-    let health = Health {
+fn health_of(held: &Held) -> Health {
+    Health {
         build: "test".into(),
         boot: held.boot.to_string(),
         pid: 1,
         uptime_s: 0,
         services: held.services.len(),
-        tools: vec![],
-    };
-    let mut first = vec![line(&Event { hello: Some(health), ..Event::default() })];
+        tools: vec!["node 20".into()],
+    }
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> axum::Json<Health> {
+    axum::Json(health_of(&shared.held()))
+}
+
+async fn events(State(shared): State<Arc<Shared>>) -> Response {
+    let live = shared.events.subscribe();
+    let held = shared.held();
+    let mut first = vec![line(&Event { hello: Some(health_of(&held)), ..Event::default() })];
     for (key, (report, lists)) in &held.services {
         first.push(line(&Event { report: Some(report.clone()), ..Event::default() }));
         if let Some(lists) = lists {
