@@ -14,7 +14,7 @@ test: ## everything that CI runs: lints, unit tests, both databases, real proces
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory lint
 	@cargo build -p cli
-	@cargo test --workspace --exclude bench
+	@cargo test --workspace --exclude bench --no-fail-fast
 
 test-unit: ## no registries, no database, no processes of ours
 	@cargo test -p wire -p vault -p catalog -p jail -p client -p cli

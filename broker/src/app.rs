@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use vault::AtRestKey;
@@ -24,6 +25,10 @@ use crate::{http, metrics};
 
 /// Readers of the database; writes take turns anyway.
 const CONNECTIONS: u32 = 8;
+/// Uploads that are read at the same time.
+const UPLOADS: usize = 4;
+/// Sockets that may be between their upgrade and their hello.
+const GREETINGS: usize = 256;
 /// How long connections may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -41,7 +46,7 @@ pub enum BuildError {
 /// What every connection, request and the reconciler share.
 pub struct Broker {
     pub store: Store,
-    pub views: Views,
+    pub views: Arc<Views>,
     pub observed: Observed,
     pub presences: Presences,
     pub runner: Runner,
@@ -52,6 +57,10 @@ pub struct Broker {
     pub expected_migration: Option<String>,
     pub started: Instant,
     pub metrics: Option<PrometheusHandle>,
+    /// Uploads that are being read: each holds its bytes in memory.
+    pub uploads: Semaphore,
+    /// Sockets that have not said hello: nobody knows who they are.
+    pub greetings: Semaphore,
     pub shutdown: CancellationToken,
     /// Every open WebSocket.
     pub tracker: TaskTracker,
@@ -81,7 +90,7 @@ impl App {
         let (listener, addr) = bound.map_err(|source| BuildError::Listen { addr: listen, source })?;
         let (reconciler, inbox) = reconcile::channel();
         let broker = Arc::new(Broker {
-            views: Views::new(store.clone()),
+            views: Arc::new(Views::new(store.clone())),
             store,
             observed: Observed::default(),
             presences: Presences::default(),
@@ -93,6 +102,8 @@ impl App {
             expected_migration,
             started: Instant::now(),
             metrics: metrics::install(),
+            uploads: Semaphore::new(UPLOADS),
+            greetings: Semaphore::new(GREETINGS),
             shutdown: CancellationToken::new(),
             tracker: TaskTracker::new(),
         });
@@ -144,6 +155,7 @@ impl App {
             served = ended => served,
             // A client that holds its request open must not hold the broker.
             () = farewell => Ok(()),
+            () = metrics::keep_up(broker.metrics.clone()) => Ok(()),
         };
         broker.store.close().await;
         tracing::info!("stopped");

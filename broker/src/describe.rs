@@ -61,7 +61,7 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         generation: service.target().0,
         reason: reason(observed, service, shown).map(|reason| redacted(&reason, manageable)),
         failed_update,
-        pin: service.pin().cloned(),
+        pin: service.pin().map(shown_pin),
         source: source_line(&spec.source, service.pin()),
         env_names: if manageable { spec.env_names.clone() } else { Vec::new() },
         args: if manageable { spec.args.clone() } else { Vec::new() },
@@ -164,6 +164,28 @@ fn reason(observed: &Observed, service: &ServiceView, shown: Option<&GenerationR
     shown.and_then(|generation| generation.reason.clone())
 }
 
+/// A pin for people. Its lock is tens of KiB that only a runner reads; the generation keeps it.
+pub fn shown_pin(pin: &Pin) -> Pin {
+    let Pin { kind, name, version, integrity, artefact, lock: _ } = pin;
+    Pin {
+        kind: kind.clone(),
+        name: name.clone(),
+        version: version.clone(),
+        integrity: integrity.clone(),
+        artefact: artefact.clone(),
+        lock: String::new(),
+    }
+}
+
+/// A report to be kept for listings: what it is proven by stands in the generation.
+pub fn without_locks(report: &ServiceReport) -> ServiceReport {
+    let mut kept = report.clone();
+    for pin in kept.serving.iter_mut().chain(&mut kept.candidate).filter_map(|g| g.pin.as_mut()) {
+        pin.lock = String::new();
+    }
+    kept
+}
+
 /// The last lines of a process may hold what only those who manage it should read, like its logs.
 fn redacted(reason: &Reason, manageable: bool) -> Reason {
     let stderr = if manageable { reason.stderr.clone() } else { Vec::new() };
@@ -224,5 +246,37 @@ mod tests {
             subdir: None,
         };
         assert_eq!(source_line(&source, None), "git https://git.example/r@v.git @ HEAD");
+    }
+
+    #[test]
+    fn a_kept_report_and_a_shown_pin_have_no_lock_and_the_rest() {
+        let pin = Pin {
+            kind: "npm".into(),
+            name: "x".into(),
+            version: "1".into(),
+            integrity: "sha512-x".into(),
+            artefact: "a".into(),
+            lock: "{}".into(),
+        };
+        let bare = Pin { lock: String::new(), ..pin.clone() };
+        assert_eq!(shown_pin(&pin), bare);
+        let one = GenerationReport {
+            generation: wire::Generation(1),
+            phase: Phase::Ready,
+            reason: None,
+            pin: Some(pin),
+            restarts: 0,
+            ready_since_ms: None,
+            pid: None,
+            memory_bytes: None,
+        };
+        let service = wire::ServiceKey {
+            mesh: wire::MeshId::parse(&"M".repeat(32)).expect("mesh"),
+            name: wire::ServiceName::parse("s").expect("name"),
+        };
+        let report = ServiceReport { service, revision: 1, serving: Some(one.clone()), candidate: Some(one) };
+        let kept = without_locks(&report);
+        let pins = kept.serving.iter().chain(&kept.candidate).map(|g| g.pin.clone());
+        assert_eq!(pins.collect::<Vec<_>>(), [Some(bare.clone()), Some(bare)]);
     }
 }

@@ -139,9 +139,19 @@ pub fn prove_session(
 }
 
 /// Whether the payload was signed by the owner key that it names. Which mesh has that owner is the caller's question.
+///
+/// Upper-case hex is refused here: it would be a second spelling, and so a second token, of one invite.
 pub fn is_signed_invite(payload: &InvitePayload, mesh: &MeshId) -> bool {
+    let bytes = invite_text(payload, mesh);
+    let is_canonical = !payload.signature.bytes().any(|b| b.is_ascii_uppercase());
+    let proof = || verify(&payload.owner_pubkey, &payload.signature, &bytes);
+    payload.v == 1 && is_canonical && matches!(proof(), Proof::Good(_))
+}
+
+/// What the owner signed.
+pub fn invite_text(payload: &InvitePayload, mesh: &MeshId) -> String {
     let InvitePayload {
-        v,
+        v: _,
         mesh_id: _,
         mesh_slug,
         broker_url,
@@ -149,17 +159,16 @@ pub fn is_signed_invite(payload: &InvitePayload, mesh: &MeshId) -> bool {
         mesh_root_key,
         role,
         owner_pubkey,
-        signature,
+        signature: _,
     } = payload;
-    let bytes = canonical::invite_v1(
+    canonical::invite_v1(
         mesh,
         mesh_slug,
         broker_url,
         *expires_at,
         mesh_root_key,
         (role.as_str(), owner_pubkey.as_str()),
-    );
-    *v == 1 && matches!(verify(owner_pubkey, signature, &bytes), Proof::Good(_))
+    )
 }
 
 /// Outcome of one signature check.

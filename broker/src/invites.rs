@@ -11,6 +11,7 @@ use wire::peer::mesh::{InviteCreate, InvitePayload, InvitePreset, Join, Joined};
 use wire::{ErrorCode, MeshId, PublicKey};
 
 use crate::app::Broker;
+use crate::commit::commit;
 use crate::error::{FrameError, shown};
 use crate::store::{Invite, Member, StoreError, Tx};
 use crate::views::MeshView;
@@ -34,8 +35,10 @@ fn token_of(payload: &InvitePayload) -> Result<String, serde_json::Error> {
     serde_json::to_vec(payload).map(|json| URL_SAFE_NO_PAD.encode(json))
 }
 
-fn digest(token: &str) -> String {
-    hex::encode(Sha256::digest(token.as_bytes()))
+/// What an invite is found by: what the owner signed, and not one of the ways to write it down. So nobody can register
+/// the same invite twice, with another number of uses.
+fn digest(payload: &InvitePayload, mesh: &MeshId) -> String {
+    hex::encode(Sha256::digest(identity::invite_text(payload, mesh).as_bytes()))
 }
 
 /// Makes a signed invite usable. The signature must be of this mesh's owner, whoever brings it.
@@ -79,7 +82,7 @@ pub async fn register(
     };
     let token = token_of(&payload).map_err(|error| FrameError::internal(&error))?;
     let invite = Invite {
-        token_sha256: digest(&token),
+        token_sha256: digest(&payload, mesh),
         mesh: mesh.clone(),
         role,
         preset,
@@ -122,7 +125,7 @@ pub async fn join(broker: &Broker, join: Join) -> Result<Joined, JoinError> {
         return Err(refuse(ErrorCode::InviteOwnerMismatch));
     }
     let now = clock::now_ms();
-    let invite = usable_invite(&mut tx, &invite_token, &mesh_id, now).await?;
+    let invite = usable_invite(&mut tx, (&invite_token, &invite_payload), &mesh_id, now).await?;
     if let Some(member) = tx.members().by_pubkey(&mesh_id, &key).await? {
         // A removed key stays removed: whoever shall come back gets a new identity and a new invite.
         return if member.is_revoked() {
@@ -135,17 +138,24 @@ pub async fn join(broker: &Broker, join: Join) -> Result<Joined, JoinError> {
         return Err(refuse(ErrorCode::InviteExhausted));
     }
     let id = insert_member(&mut tx, &invite, key, &name, now).await?;
-    tx.commit().await?;
-    broker.views.changed(&mesh_id);
+    commit(broker, &mesh_id, tx).await?;
     Ok(Joined { ok: true, member_id: id, already_member: false })
 }
 
-async fn usable_invite(tx: &mut Tx, token: &str, mesh: &MeshId, now: i64) -> Result<Invite, JoinError> {
-    let found = tx.invites().find(&digest(token)).await?;
-    let invite = found.ok_or(JoinError::Refused(ErrorCode::InviteNotFound))?;
-    let refusal = if invite.mesh != *mesh {
-        Some(ErrorCode::InviteMeshMismatch)
-    } else if invite.revoked_at.is_some() {
+async fn usable_invite(
+    tx: &mut Tx,
+    (token, payload): (&str, &InvitePayload),
+    mesh: &MeshId,
+    now: i64,
+) -> Result<Invite, JoinError> {
+    let unknown = || JoinError::Refused(ErrorCode::InviteNotFound);
+    // The token is the payload in one spelling; another one was never given out.
+    if !token_of(payload).is_ok_and(|own| own == token) {
+        return Err(unknown());
+    }
+    // The mesh is part of what was signed, so an invite that is found is of this mesh.
+    let invite = tx.invites().find(&digest(payload, mesh)).await?.ok_or_else(unknown)?;
+    let refusal = if invite.revoked_at.is_some() {
         Some(ErrorCode::InviteRevoked)
     } else if invite.expires_at <= now {
         Some(ErrorCode::InviteExpired)

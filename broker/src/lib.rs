@@ -14,6 +14,7 @@ mod app;
 mod bootstrap;
 mod calls;
 mod clock;
+mod commit;
 mod config;
 mod deploy;
 mod describe;

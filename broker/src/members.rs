@@ -8,9 +8,10 @@ use wire::peer::hello::Group;
 use wire::peer::mesh::MemberUpdate;
 
 use crate::app::Broker;
+use crate::clock;
+use crate::commit::commit;
 use crate::error::FrameError;
-use crate::store::{Member, MemberChange, StoreError, Wanted};
-use crate::{clock, deploy};
+use crate::store::{Member, MemberChange, StoreError};
 
 const MAX_GROUPS: usize = 64;
 const MAX_LABEL: usize = 64;
@@ -35,31 +36,22 @@ pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Re
         return Err(FrameError::new(ErrorCode::Forbidden, message));
     }
     if revoke {
-        tx.members().revoke(&caller.mesh, &known.id, known.role, clock::now_ms()).await.map_err(changed)?;
+        let now = clock::now_ms();
+        tx.members().revoke(&caller.mesh, &known.id, known.role, now).await.map_err(changed)?;
+        // What a removed member deployed stops with them, so that none of their code or secrets stays in use. An admin
+        // may start, or remove, what the others still need.
+        tx.services().rest_of(&caller.mesh, &known.id, now).await?;
     } else {
         let groups = groups.map(|groups| groups.into_iter().map(bare).collect());
         let change = MemberChange { role, role_tag, groups };
         tx.members().update(&caller.mesh, &known.id, known.role, &change).await.map_err(changed)?;
     }
     let after = tx.members().by_id(&caller.mesh, &known.id).await?.unwrap_or(known);
-    tx.commit().await?;
-    broker.views.changed(&caller.mesh);
+    commit(broker, &caller.mesh, tx).await?;
     if revoke {
         broker.presences.ban(&caller.mesh, &after.id);
-        rest_services_of(broker, &after).await?;
     }
     Ok(after)
-}
-
-/// What a removed member deployed stops, so that none of their code or secrets stays in use. An admin may start,
-/// or remove, what the others still need.
-async fn rest_services_of(broker: &Broker, member: &Member) -> Result<(), FrameError> {
-    let view = broker.views.of(&member.mesh).await?;
-    let theirs = view.services().filter(|s| *s.deployed_by() == member.id && !s.is_stopped());
-    for service in theirs {
-        deploy::set_wanted(broker, service.key(), Wanted::Stopped).await?;
-    }
-    Ok(())
 }
 
 fn changed(error: StoreError) -> FrameError {

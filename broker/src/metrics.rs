@@ -3,6 +3,7 @@
 //! Labels are closed sets: never an id, a name or a text of a client. Counters exist at zero from the start.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -75,12 +76,25 @@ impl Outcome {
     }
 }
 
+/// How often samples that nobody has scraped are folded into their buckets.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Installs the recorder on the first call; later calls (several brokers in one test process) share it.
 /// `None` when the embedding program has a recorder of its own.
 pub fn install() -> Option<PrometheusHandle> {
     RECORDER.get_or_init(first_install).clone()
+}
+
+/// Never returns. The recorder keeps every sample of a histogram until it is scraped or kept up, and without a
+/// Prometheus nobody ever scrapes.
+pub async fn keep_up(handle: Option<PrometheusHandle>) {
+    let Some(handle) = handle else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        handle.run_upkeep();
+    }
 }
 
 fn first_install() -> Option<PrometheusHandle> {

@@ -1,7 +1,7 @@
 //! What the store says about a mesh, kept in memory: members, services, lists. A frame or a call costs no SQL.
 //!
-//! Here: the snapshot ([`MeshView`]) and its one place of invalidation ([`Views::changed`]), which every write to members
-//! or services calls after its commit. Not here: what the runner says (`observed`), who may see what
+//! Here: the snapshot ([`MeshView`]) and its one place of invalidation ([`Views::changed`]), which `crate::commit` calls for
+//! every write to members or services. Not here: what the runner says (`observed`), who may see what
 //! (`catalog::access`).
 //! This is the only state of a broker that a second broker on the same database would not see change; several brokers
 //! will need `changed` on a bus.
@@ -194,7 +194,7 @@ impl Views {
         Ok(Some(view))
     }
 
-    /// Something about the mesh was written and committed.
+    /// Something about the mesh was written, or may have been.
     pub fn changed(&self, mesh: &MeshId) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(mesh.clone()).or_default();

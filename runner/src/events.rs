@@ -6,26 +6,35 @@
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use wire::ServiceKey;
-use wire::report::{Lists, ServiceReport};
-use wire::runner::{Event, Progress, ServiceLists};
+use wire::report::ServiceReport;
+use wire::runner::{Event, Progress};
 
 /// Events that a reader may be behind before it is cut off.
 const QUEUE: usize = 4096;
 
+/// What waits for a reader. Small, since thousands may wait.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// The event's own line.
+    Line(Bytes),
+    /// This service has new lists. They are megabytes, so a reader takes the current ones when it comes to this.
+    Lists(ServiceKey),
+}
+
 pub struct Events {
-    lines: broadcast::Sender<Bytes>,
+    notices: broadcast::Sender<Notice>,
     readers: watch::Sender<usize>,
 }
 
 /// One reader's place; counted until it is dropped.
 pub struct Reader {
-    pub lines: broadcast::Receiver<Bytes>,
+    pub notices: broadcast::Receiver<Notice>,
     readers: watch::Sender<usize>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { lines: broadcast::Sender::new(QUEUE), readers: watch::Sender::new(0) }
+        Self { notices: broadcast::Sender::new(QUEUE), readers: watch::Sender::new(0) }
     }
 }
 
@@ -34,9 +43,10 @@ impl Events {
         self.send(&Event { report: Some(report.clone()), ..Event::default() });
     }
 
-    pub fn lists(&self, service: &ServiceKey, lists: &Lists) {
-        let lists = ServiceLists { service: service.clone(), lists: lists.clone() };
-        self.send(&Event { lists: Some(lists), ..Event::default() });
+    /// To be called when the new lists can be found.
+    pub fn lists(&self, service: &ServiceKey) {
+        // A reader that left in this moment is no error; nor is it below.
+        let _ = self.notices.send(Notice::Lists(service.clone()));
     }
 
     pub fn progress(&self, progress: Progress) {
@@ -49,7 +59,7 @@ impl Events {
 
     pub fn read(&self) -> Reader {
         self.readers.send_modify(|n| *n += 1);
-        Reader { lines: self.lines.subscribe(), readers: self.readers.clone() }
+        Reader { notices: self.notices.subscribe(), readers: self.readers.clone() }
     }
 
     /// How many readers there are.
@@ -58,9 +68,8 @@ impl Events {
     }
 
     fn send(&self, event: &Event) {
-        if self.lines.receiver_count() > 0 {
-            // A reader that left in this moment is no error.
-            let _ = self.lines.send(line(event));
+        if self.notices.receiver_count() > 0 {
+            let _ = self.notices.send(Notice::Line(line(event)));
         }
     }
 }
@@ -92,7 +101,7 @@ mod tests {
         for _ in 0..=QUEUE {
             events.removed(&key);
         }
-        assert!(matches!(slow.lines.try_recv(), Err(broadcast::error::TryRecvError::Lagged(_))));
+        assert!(matches!(slow.notices.try_recv(), Err(broadcast::error::TryRecvError::Lagged(_))));
         assert_eq!(*count.borrow(), 1);
         drop(slow);
         assert_eq!(*count.borrow(), 0);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jail::{Exit, JailSpec, Report};
+use jail::{Exit, JailSpec, Report, Step};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -91,8 +91,22 @@ pub enum Manner {
     Kill,
 }
 
+/// Why there is no instance.
+#[derive(Debug)]
+pub struct StartError {
+    pub reason: Reason,
+    /// The program, its interpreter or its directory is not there: preparing again may help.
+    pub is_gone: bool,
+}
+
+impl From<Reason> for StartError {
+    fn from(reason: Reason) -> Self {
+        Self { reason, is_gone: false }
+    }
+}
+
 /// Starts, greets and lists. When it fails or is cancelled, nothing of it is left when this returns.
-pub async fn start(launch: Launch, cancel: &CancellationToken) -> Result<(Instance, Lists), Reason> {
+pub async fn start(launch: Launch, cancel: &CancellationToken) -> Result<(Instance, Lists), StartError> {
     let (generation, limit) = (launch.generation, launch.start_timeout);
     let (body, client) = spawn(launch).await?;
     let outcome = tokio::select! {
@@ -109,7 +123,8 @@ pub async fn start(launch: Launch, cancel: &CancellationToken) -> Result<(Instan
         Err(trouble) => {
             let exit = body.exit_report(&trouble).await;
             body.halt(&client, Manner::Kill).await;
-            Err(explain(trouble, exit.as_ref(), &body, limit))
+            let is_gone = matches!(&trouble, Trouble::Jail(report) if is_missing(report));
+            Err(StartError { reason: explain(trouble, exit.as_ref(), &body, limit), is_gone })
         }
     }
 }
@@ -146,11 +161,26 @@ async fn meet(
             timeout(EXIT_REPORT, end.wait_for(Option::is_some)).await.is_ok()
         } => return Err(body.ended_as()),
     };
-    said.map_err(|(code, message)| match code {
-        ErrorCode::InstanceLost => body.ended_as(),
-        ErrorCode::StartTimeout => Trouble::Silent,
-        code => Trouble::Protocol(code, message),
-    })
+    match said {
+        Ok(said) => Ok(said),
+        Err((ErrorCode::InstanceLost, _)) => {
+            // Waiters hear of the end a moment before its cause is known.
+            let _ = timeout(EXIT_REPORT, end.wait_for(Option::is_some)).await;
+            Err(body.ended_as())
+        }
+        Err((ErrorCode::StartTimeout, _)) => Err(Trouble::Silent),
+        Err((code, message)) => Err(Trouble::Protocol(code, message)),
+    }
+}
+
+/// Whether the jail did not find what it was to start.
+fn is_missing(report: &Report) -> bool {
+    const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
+    const ENOTDIR: i32 = nix::errno::Errno::ENOTDIR as i32;
+    matches!(
+        report,
+        Report::Failed { step: Step::Exec | Step::WorkingDirectory, errno: Some(ENOENT | ENOTDIR), .. }
+    )
 }
 
 fn explain(trouble: Trouble, exit: Option<&Exit>, body: &Body, limit: Duration) -> Reason {
@@ -346,4 +376,20 @@ async fn read_errors(mut errors: pipe::Receiver, voice: Arc<Voice>) {
         }
     }
     voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_path_that_is_not_there_asks_for_another_preparation() {
+        let failed = |step, errno| Report::Failed { step, errno, message: String::new() };
+        for step in [Step::Exec, Step::WorkingDirectory] {
+            assert!(is_missing(&failed(step, Some(2))) && is_missing(&failed(step, Some(20))), "{step}");
+            assert!(!is_missing(&failed(step, Some(13))) && !is_missing(&failed(step, None)), "{step}");
+        }
+        assert!(!is_missing(&failed(Step::Limits, Some(2))));
+        assert!(!is_missing(&Report::Gone));
+    }
 }

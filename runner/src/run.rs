@@ -19,6 +19,9 @@ use crate::prepare::{PrepareError, Workshop, WorkshopConfig, remove_tree};
 use crate::shop::Shop;
 use crate::table::Table;
 
+/// How long the end waits for tools that were asked for their version.
+const LAST_ANSWERS: Duration = Duration::from_secs(8);
+
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
     #[error(transparent)]
@@ -79,9 +82,16 @@ pub async fn run_until(
     };
     // Here and not in a request: a client that does not wait for the slowest tool would cancel the search each time.
     let finding = async {
+        let found = app.shop.workshop.find_tools();
+        tokio::pin!(found);
         tokio::select! {
-            () = app.shop.workshop.find_tools() => {}
-            () = app.ending.cancelled() => {}
+            () = &mut found => {}
+            () = app.ending.cancelled() => {
+                // Tools that were asked end by themselves; the children of a shim would outlive us.
+                if tokio::time::timeout(LAST_ANSWERS, found).await.is_err() {
+                    tracing::warn!("a tool did not say its version in time");
+                }
+            }
         }
     };
     tokio::join!(serving, watching, finding);

@@ -75,8 +75,7 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
     let world = World::start(&["start=6000"]).await;
     let (silent, http) = (world.wish(&["silent"]), world.wish(&["http"]));
     let (silent, http) = tokio::join!(world.deploy("silent", &silent), world.deploy("http", &http));
-    for (failed, code, words) in
-        [(silent, "start_timeout", "did not answer"), (http, "http_server", "stdio")]
+    for (failed, code, words) in [(silent, "start_timeout", "did not answer"), (http, "http_server", "stdio")]
     {
         assert_eq!((&failed["phase"], &failed["reason"]["code"]), (&json!("failed"), &json!(code)));
         let message = failed["reason"]["message"].as_str().expect("a message");
@@ -421,12 +420,23 @@ async fn a_runner_that_no_broker_reads_ends_itself() {
 }
 
 #[tokio::test]
+async fn an_artefact_that_vanished_is_made_again() {
+    let world = World::start(&[]).await;
+    world.deploy("app", &world.wish(&[])).await;
+    let artefacts = world.dir.path().join("data/artefacts");
+    std::fs::rename(&artefacts, world.dir.path().join("elsewhere")).expect("moved away");
+    std::fs::create_dir(&artefacts).expect("made");
+    world.call("app", "crash", json!({})).await;
+    assert_eq!(world.text("app", "echo", json!({"text": "again"})).await, "again");
+    assert_eq!(world.phase("app", "ready").await["restarts"], json!(1));
+}
+
+#[tokio::test]
 async fn health_does_not_wait_for_a_slow_tool_and_knows_it_later() {
     let tools = tempfile::tempdir().expect("a directory");
     let (bin, go) = (tools.path().join("bin"), tools.path().join("go"));
     std::fs::create_dir(&bin).expect("made");
-    let script =
-        format!("#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.05; done\necho 98.7.6\n", go.display());
+    let script = format!("#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.05; done\necho 98.7.6\n", go.display());
     std::fs::write(bin.join("bun"), script).expect("written");
     std::fs::set_permissions(bin.join("bun"), std::fs::Permissions::from_mode(0o755)).expect("set");
     let folder = tools.path().to_str().expect("plain path");

@@ -30,6 +30,41 @@ pub fn node_folder(root: &Path) -> PathBuf {
     write_tree(root, &[("index.js", NODE), ("package.json", NODE_PACKAGE)])
 }
 
+/// A Node project that can only start once its (local) dependency is installed from its lock and its build has run: half
+/// an install does not serve. `mark` goes into the source, for a content of its own. Has the tool `sleep` too.
+pub fn built_folder(root: &Path, mark: &str) -> PathBuf {
+    let dependency = json!({ "local": "file:./local" });
+    let package = json!({
+        "name": "built", "version": "1.0.0", "private": true, "type": "module", "main": "built.js",
+        "scripts": { "build": "node make.js" }, "dependencies": dependency,
+    });
+    let lock = json!({
+        "name": "built", "version": "1.0.0", "lockfileVersion": 3, "requires": true,
+        "packages": {
+            "": { "name": "built", "version": "1.0.0", "dependencies": dependency },
+            "local": { "version": "1.0.0" },
+            "node_modules/local": { "resolved": "local", "link": true },
+        },
+    });
+    let make = "import 'local';\nimport { copyFileSync } from 'node:fs';\ncopyFileSync('src/server.js', 'built.js');\n";
+    let local = json!({ "name": "local", "version": "1.0.0", "type": "module", "main": "index.js" });
+    let sleep = "const cell = new Int32Array(new SharedArrayBuffer(4));\n\
+        export const sleep = ({ ms }) => (Atomics.wait(cell, 0, 0, ms), 'slept');\n";
+    let server = NODE.replacen("  echo:", "  sleep,\n  echo:", 1);
+    let server = format!("// {mark}\nimport {{ sleep }} from 'local';\n{server}");
+    write_tree(
+        root,
+        &[
+            ("package.json", &package.to_string()),
+            ("package-lock.json", &lock.to_string()),
+            ("make.js", make),
+            ("local/package.json", &local.to_string()),
+            ("local/index.js", sleep),
+            ("src/server.js", &server),
+        ],
+    )
+}
+
 pub fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in files {

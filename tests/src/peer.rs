@@ -108,7 +108,9 @@ impl Answers {
     /// Skips to the terminal status of a deploy, update, start, stop … (or its `error` frame).
     pub async fn verdict(&mut self) -> Value {
         loop {
-            let frame = self.0.recv().await.expect("a verdict before the socket ends");
+            // As long as a command may take: between two frames a registry may be slow.
+            let frame = timeout(PATIENCE * 5, self.0.recv()).await.expect("a verdict in time");
+            let frame = frame.expect("a verdict before the socket ends");
             let is_status = frame["type"] == "mcp_deploy_status";
             let is_last = ["running", "failed", "stopped"].iter().any(|word| frame["status"] == *word);
             if frame["type"] == "error" || (is_status && is_last) {

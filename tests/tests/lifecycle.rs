@@ -226,12 +226,21 @@ async fn the_later_of_two_deploys_wins_and_nothing_runs_twice() {
     World::scene(async |world| {
         deploy_version(world, "raced", "0").await;
         let folder = fixture::python_folder(&world.folder("python"));
+        // What the deployer heard; `None` is success.
         let race = |n: &'static str| {
-            let args = ["deploy", "raced", folder.to_str().unwrap(), "--args=normal", n].map(str::to_owned);
-            async move { world.owner.run(args).await.status.success() }
+            let args = ["--json", "deploy", "raced", folder.to_str().unwrap(), "--args=normal", n];
+            let args = args.map(str::to_owned);
+            async move {
+                let output = world.owner.run(args).await;
+                let said = format!("{output:?}");
+                (!output.status.success()).then_some(said)
+            }
         };
         let (first, second) = tokio::join!(race("--args=A"), race("--args=B"));
-        assert!(first || second, "one of them wins");
+        assert!(first.is_none() || second.is_none(), "one of them wins: {first:?} {second:?}");
+        for lost in [first, second].into_iter().flatten() {
+            assert!(lost.contains("superseded"), "{lost}");
+        }
         let peer = world.owner.peer().await;
         let serving = peer.call_text("raced", "version", json!({})).await;
         let status = eventually("the race is over", async || {
@@ -247,6 +256,37 @@ async fn the_later_of_two_deploys_wins_and_nothing_runs_twice() {
             (servers == 1).then_some(())
         })
         .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_deployed_what_a_later_deploy_replaced_hears_so_on_the_socket_that_asked() {
+    World::scene(async |world| {
+        deploy_version(world, "raced", "0").await;
+        let file_id = world.status("raced").await["pin"]["version"].clone();
+        let wish = |args: [&str; 2]| {
+            let source = json!({ "type": "zip", "file_id": file_id, "format": "tar_gz" });
+            json!({ "server_name": "raced", "source": source, "config": { "args": args } })
+        };
+        let (early, late) = (world.owner.peer().await, world.owner.peer().await);
+        // It never answers, so it is under way for sure when the later one comes.
+        let mut lost = early.ask("mcp_deploy", wish(["silent", "A"])).await;
+        let accepted = lost.next().await.unwrap();
+        assert_eq!(
+            (&accepted["status"], &accepted["generation"]),
+            (&json!("building"), &json!(2)),
+            "{accepted}"
+        );
+        let won = late.ask("mcp_deploy", wish(["normal", "B"])).await.verdict().await;
+        assert_eq!((&won["status"], &won["generation"]), (&json!("running"), &json!(3)), "{won}");
+        let lost = lost.verdict().await;
+        assert_eq!(
+            (&lost["status"], &lost["reason"]["code"]),
+            (&json!("failed"), &json!("superseded")),
+            "{lost}"
+        );
+        assert_eq!(late.call_text("raced", "version", json!({})).await, "B");
     })
     .await;
 }

@@ -120,7 +120,7 @@ async fn running(broker: &Broker, change: &Change) -> McpDeployStatus {
     let Some(service) = view.service(change.key.name.as_str()) else { return change.blank("running") };
     McpDeployStatus {
         tools: Some(describe::tools(service.lists())),
-        pin: service.pin().cloned(),
+        pin: service.pin().map(describe::shown_pin),
         ..change.blank("running")
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Here: the use cases, each one rights check and one transaction, then a wake-up of the reconciler. Not here: making it
 //! so (`crate::reconcile`), how a service looks (`crate::describe`), frames (`crate::peer`).
-//! Every write that this module commits is followed by `views.changed`.
+//! Every write to a service goes through [`commit`].
 
 mod change;
 mod new_service;
@@ -23,6 +23,7 @@ pub use sharing::{deployed_event, set_scope};
 
 use crate::app::Broker;
 use crate::clock;
+use crate::commit::commit;
 use crate::error::FrameError;
 use crate::peer::events;
 use crate::reconcile::Goal;
@@ -135,8 +136,7 @@ pub async fn deploy(
     let version = Version { spec, secrets, pin: None };
     let latest = existing.map_or(0, |service| service.latest.0);
     let generation = write(broker, &mut tx, &key, (latest, &caller.member, &scope), version).await?;
-    tx.commit().await?;
-    broker.views.changed(&key.mesh);
+    commit(broker, &key.mesh, tx).await?;
     if let Some(before) = before.filter(|before| *before != scope) {
         sharing::tell_change(broker, view, caller, &key, (&before, &scope)).await;
     }
@@ -240,8 +240,7 @@ async fn again(
     let version = Version { spec: old.spec, secrets, pin };
     let by = (row.latest.0, &caller.member, &row.scope);
     let generation = write(broker, &mut tx, &row.key, by, version).await?;
-    tx.commit().await?;
-    broker.views.changed(&row.key.mesh);
+    commit(broker, &row.key.mesh, tx).await?;
     Ok(Change::watch(broker, row.key, Goal::Serve(generation)).await)
 }
 
@@ -309,14 +308,30 @@ pub async fn undeploy(
 
 /// # Errors
 /// [`DeployError`]; `NotFound` when it is going already.
-pub(crate) async fn set_wanted(broker: &Broker, key: &ServiceKey, wanted: Wanted) -> Result<(), DeployError> {
+async fn set_wanted(broker: &Broker, key: &ServiceKey, wanted: Wanted) -> Result<(), DeployError> {
     let mut tx = broker.store.begin().await?;
     if !tx.services().set_wanted(key, wanted, clock::now_ms()).await? {
         return Err(DeployError::NotFound(key.name.to_string()));
     }
-    tx.commit().await?;
-    broker.views.changed(&key.mesh);
-    broker.reconciler.wake();
+    Ok(commit(broker, &key.mesh, tx).await?)
+}
+
+/// Whether a member may upload so many bytes more. The same bytes again take no room.
+///
+/// # Errors
+/// [`DeployError`].
+pub async fn upload_fits(
+    broker: &Broker,
+    tx: &mut Tx,
+    (mesh, by): (&MeshId, &MemberId),
+    sha256: &str,
+    size: usize,
+) -> Result<(), DeployError> {
+    let most = broker.limits.max_upload_bytes.saturating_mul(WAITING_UPLOADS);
+    let waiting = usize::try_from(tx.uploads().waiting_bytes(mesh, by).await?).unwrap_or(usize::MAX);
+    if waiting.saturating_add(size) > most && !tx.uploads().exists(mesh, sha256).await? {
+        return Err(DeployError::TooManyUploads(most));
+    }
     Ok(())
 }
 
@@ -332,11 +347,7 @@ pub async fn keep_upload(
     bytes: Vec<u8>,
 ) -> Result<(), DeployError> {
     let mut tx = broker.store.begin().await?;
-    let most = broker.limits.max_upload_bytes.saturating_mul(WAITING_UPLOADS);
-    let waiting = usize::try_from(tx.uploads().waiting_bytes(mesh, by).await?).unwrap_or(usize::MAX);
-    if !tx.uploads().exists(mesh, sha256).await? && waiting.saturating_add(bytes.len()) > most {
-        return Err(DeployError::TooManyUploads(most));
-    }
+    upload_fits(broker, &mut tx, (mesh, by), sha256, bytes.len()).await?;
     tx.uploads().put(mesh, sha256, by, &bytes, clock::now_ms()).await?;
     Ok(tx.commit().await?)
 }

@@ -6,6 +6,7 @@ use wire::{MemberId, Scope, ServiceKey};
 
 use super::DeployError;
 use crate::app::Broker;
+use crate::commit::commit;
 use crate::peer::events;
 use crate::store::StoreError;
 use crate::views::{MeshView, ServiceView};
@@ -44,8 +45,7 @@ pub async fn set_scope(
         StoreError::Conflict => DeployError::Conflict,
         other => DeployError::Store(other),
     })?;
-    tx.commit().await?;
-    broker.views.changed(&caller.mesh);
+    commit(broker, &caller.mesh, tx).await?;
     tell_change(broker, view, caller, service.key(), (before, &scope)).await;
     Ok(scope)
 }

@@ -4,6 +4,7 @@
 //! `wire::canonical::http_request` and is checked before a byte of the body is read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -17,10 +18,13 @@ use wire::{ErrorCode, MemberId, MeshId, canonical};
 
 use crate::app::Broker;
 use crate::clock;
+use crate::deploy;
 use crate::error::FrameError;
 use crate::identity::{self, Proof};
 
 const PATH: &str = "/v1/uploads";
+/// How long the whole body may take.
+const BODY: Duration = Duration::from_secs(120);
 
 /// What the header claims.
 struct Claim {
@@ -41,7 +45,20 @@ pub async fn upload(State(broker): State<Arc<Broker>>, headers: HeaderMap, body:
 async fn take(broker: &Broker, headers: &HeaderMap, body: Body) -> Result<(String, usize), FrameError> {
     let claim = read_claim(headers)?;
     admit(broker, &claim).await?;
-    let bytes = collect(body, broker.limits.max_upload_bytes).await?;
+    // Held until the bytes are stored: until then they are in memory.
+    let _turn = broker.uploads.try_acquire().map_err(|_| {
+        FrameError::new(ErrorCode::Busy, "too many uploads at the same time; try again in a moment")
+    })?;
+    let limit = broker.limits.max_upload_bytes;
+    let announced = announced(headers).unwrap_or(0);
+    if announced > limit {
+        return Err(too_large(limit));
+    }
+    let mut tx = broker.store.read().await?;
+    deploy::upload_fits(broker, &mut tx, (&claim.mesh, &claim.member), &claim.sha256, announced).await?;
+    drop(tx);
+    let collected = tokio::time::timeout(BODY, collect(body, limit)).await;
+    let bytes = collected.map_err(|_| FrameError::invalid("the body took longer than two minutes"))??;
     // Tens of MiB: hashing them here would hold up the calls of everybody.
     let hashed = tokio::task::spawn_blocking(move || (hex::encode(Sha256::digest(&bytes)), bytes)).await;
     let (sha256, bytes) = hashed.map_err(|e| FrameError::internal(&e))?;
@@ -49,7 +66,7 @@ async fn take(broker: &Broker, headers: &HeaderMap, body: Body) -> Result<(Strin
         return Err(FrameError::invalid("the body is not the one that was signed"));
     }
     let size = bytes.len();
-    crate::deploy::keep_upload(broker, &claim.mesh, &claim.member, &claim.sha256, bytes).await?;
+    deploy::keep_upload(broker, &claim.mesh, &claim.member, &claim.sha256, bytes).await?;
     Ok((claim.sha256, size))
 }
 
@@ -97,16 +114,22 @@ async fn admit(broker: &Broker, claim: &Claim) -> Result<(), FrameError> {
     }
 }
 
+/// What `Content-Length` says; absent for a chunked body, which is counted as it comes.
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large(limit: usize) -> FrameError {
+    FrameError::new(ErrorCode::TooLarge, format!("an upload holds at most {limit} bytes"))
+}
+
 async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, FrameError> {
     let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| FrameError::invalid("the body ended too early"))?;
         if bytes.len() + chunk.len() > limit {
-            return Err(FrameError::new(
-                ErrorCode::TooLarge,
-                format!("an upload holds at most {limit} bytes"),
-            ));
+            return Err(too_large(limit));
         }
         bytes.extend_from_slice(&chunk);
     }

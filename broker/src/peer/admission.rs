@@ -68,6 +68,12 @@ pub async fn admit(broker: &Broker, outbox: &Outbox, text: &Text) -> Result<Opti
         outbox.refuse(None, FrameError::new(ErrorCode::Malformed, "a frame is UTF-8 text")).await;
         return Ok(None);
     };
+    if text.len() > broker.limits.max_message_bytes {
+        metrics::frame_rejected("too_large");
+        outbox.refuse(None, FrameError::new(ErrorCode::TooLarge, "the frame is too large")).await;
+        // A hello is small, and whoever has not proven who they are gets no second try at our memory.
+        return Err(Closing::TOO_BIG);
+    }
     let Ok(head) = serde_json::from_str::<Head<'_>>(text) else {
         metrics::frame_rejected("malformed");
         let message = "a frame is a JSON object with a string `type`";
@@ -75,11 +81,6 @@ pub async fn admit(broker: &Broker, outbox: &Outbox, text: &Text) -> Result<Opti
         return Ok(None);
     };
     let req_id = head.req_id.as_deref();
-    if text.len() > broker.limits.max_message_bytes {
-        metrics::frame_rejected("too_large");
-        outbox.refuse(req_id, FrameError::new(ErrorCode::TooLarge, "the frame is too large")).await;
-        return Ok(None);
-    }
     let entered = match head.kind.as_ref() {
         "hello" => by_hello(broker, outbox, req_id, text).await,
         "session_hello" => by_session_hello(broker, outbox, req_id, text).await,

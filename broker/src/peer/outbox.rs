@@ -32,6 +32,8 @@ impl Closing {
     pub const BANNED: Self = Self { code: close::BANNED, reason: "banned" };
     pub const TOO_BIG: Self = Self { code: close::TOO_BIG, reason: "frame too big" };
     pub const HELLO_TIMEOUT: Self = Self { code: close::POLICY, reason: "hello_timeout" };
+    /// 1013 of the WebSocket close codes: try again later.
+    pub const CAPACITY: Self = Self { code: 1013, reason: "capacity" };
     pub const TOO_SLOW: Self = Self { code: close::POLICY, reason: "slow_consumer" };
 }
 

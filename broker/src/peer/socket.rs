@@ -62,6 +62,10 @@ pub async fn serve(broker: Arc<Broker>, socket: WebSocket, shutdown: Cancellatio
 }
 
 async fn read(broker: &Arc<Broker>, outbox: &Outbox, stream: &mut Stream) -> Closing {
+    let Ok(turn) = broker.greetings.try_acquire() else {
+        metrics::connection_refused("capacity");
+        return Closing::CAPACITY;
+    };
     let greeting = timeout(broker.limits.hello_timeout, greet(broker, outbox, stream));
     let presence = match greeting.await {
         Ok(Ok(presence)) => presence,
@@ -73,6 +77,7 @@ async fn read(broker: &Arc<Broker>, outbox: &Outbox, stream: &mut Stream) -> Clo
             return Closing::HELLO_TIMEOUT;
         }
     };
+    drop(turn);
     let _active = metrics::Active::enter();
     let left = Leave { broker, presence: &presence };
     let closing = converse(Connection::new(Arc::clone(broker), Arc::clone(&presence)), stream).await;

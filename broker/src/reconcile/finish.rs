@@ -10,6 +10,7 @@ use wire::report::{Reason, ServiceReport};
 use super::Reconciler;
 use super::plan::{Action, Wish};
 use super::work::WorkError;
+use crate::commit::commit_observed;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -71,13 +72,10 @@ impl Reconciler {
         let deleted = async {
             let mut tx = self.broker.store.begin().await?;
             tx.services().delete(key).await?;
-            tx.commit().await
+            commit_observed(&self.broker, &key.mesh, tx).await
         };
         match deleted.await {
-            Ok(()) => {
-                self.broker.views.changed(&key.mesh);
-                self.refresh().await;
-            }
+            Ok(()) => self.refresh().await,
             Err(error) => self.store_failed(&error),
         }
     }

@@ -9,6 +9,7 @@ use wire::{ErrorCode, Generation, ServiceKey};
 
 use super::desired::Desired;
 use super::{Reconciler, announce};
+use crate::commit::commit_observed;
 use crate::store::{FailedGeneration, StoreError};
 use crate::{clock, describe};
 
@@ -98,11 +99,11 @@ impl Reconciler {
         let written = async {
             let mut tx = self.broker.store.begin().await?;
             tx.services().record_failure(key, &failed, fallback, clock::now_ms()).await?;
-            tx.commit().await
+            commit_observed(&self.broker, &key.mesh, tx).await
         };
         let written = written.await;
         self.lists.remove(key);
-        self.written(key, written).await;
+        self.written(written).await;
     }
 
     async fn prove(&mut self, key: &ServiceKey, serving: GenerationReport) {
@@ -115,14 +116,14 @@ impl Reconciler {
             let mut tx = self.broker.store.begin().await?;
             tx.lists().put(key, &lists, clock::now_ms()).await?;
             tx.services().mark_proven(key, serving.generation, serving.pin.as_ref()).await?;
-            tx.commit().await
+            commit_observed(&self.broker, &key.mesh, tx).await
         };
         let written: Result<(), StoreError> = written.await;
         let is_written = written.is_ok();
         if !is_written {
             self.lists.insert(key.clone(), lists);
         }
-        self.written(key, written).await;
+        self.written(written).await;
         if is_written {
             announce::proven(&self.broker, key, view.as_deref()).await;
         }
@@ -144,22 +145,19 @@ impl Reconciler {
         let written = async {
             let mut tx = self.broker.store.begin().await?;
             tx.lists().put(key, &lists, clock::now_ms()).await?;
-            tx.commit().await
+            commit_observed(&self.broker, &key.mesh, tx).await
         };
         let written: Result<(), StoreError> = written.await;
         let is_written = written.is_ok();
-        self.written(key, written).await;
+        self.written(written).await;
         if is_written {
             announce::proven(&self.broker, key, Some(&view)).await;
         }
     }
 
-    async fn written(&mut self, key: &ServiceKey, written: Result<(), StoreError>) {
+    async fn written(&mut self, written: Result<(), StoreError>) {
         match written {
-            Ok(()) => {
-                self.broker.views.changed(&key.mesh);
-                self.refresh().await;
-            }
+            Ok(()) => self.refresh().await,
             Err(error) => self.store_failed(&error),
         }
     }
@@ -189,7 +187,7 @@ impl Reconciler {
             let mut tx = self.broker.store.begin().await?;
             for key in &self.unsaved {
                 if let Some(report) = self.broker.observed.get(key) {
-                    tx.observed().put(&report, clock::now_ms()).await?;
+                    tx.observed().put(&describe::without_locks(&report), clock::now_ms()).await?;
                 }
             }
             tx.commit().await

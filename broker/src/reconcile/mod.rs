@@ -83,6 +83,11 @@ pub fn channel() -> (Handle, Inbox) {
 }
 
 impl Handle {
+    /// [`Self::wake`] for who can not hold the handle.
+    pub(crate) fn waker(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
+    }
+
     /// Something was written: look again. Never waits; many wakes are one.
     pub fn wake(&self) {
         self.wake.notify_one();
@@ -188,7 +193,10 @@ impl Reconciler {
             self.judge_all().await;
             self.act();
         }
-        self.answer();
+        // What is remembered is older than what the waiters asked for: it would say that somebody else replaced it.
+        if self.read_again.is_none() {
+            self.answer();
+        }
     }
 
     async fn refresh(&mut self) {
@@ -311,6 +319,9 @@ impl Reconciler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 fn far_away() -> Instant {
     Instant::now() + TIDY_EVERY

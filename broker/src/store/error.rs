@@ -18,6 +18,8 @@ pub enum StoreError {
     DiskFull(#[source] sqlx::Error),
     #[error("the database could not be migrated")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("a commit was interrupted; it may have happened")]
+    Interrupted,
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
 }
@@ -31,6 +33,7 @@ impl StoreError {
             | Self::BadUrl
             | Self::Create { .. }
             | Self::Migrate(_)
+            | Self::Interrupted
             | Self::Database(_) => ErrorCode::Internal,
         }
     }

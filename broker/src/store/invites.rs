@@ -1,4 +1,5 @@
-//! Invites: how somebody becomes a member. Keyed by the SHA-256 (lowercase hex) of the token.
+//! Invites: how somebody becomes a member. Keyed by the SHA-256 (lowercase hex) of what the owner
+//! signed; the column is still called `token_sha256`, as an applied migration is never edited.
 
 use catalog::Role;
 use wire::peer::mesh::InvitePreset;

@@ -114,6 +114,8 @@ const FORGET_FAILURE: &str = "UPDATE service SET failed_generation = NULL, faile
     WHERE mesh_id = $1 AND name = $2 AND failed_generation <= $3";
 const SET_WANTED: &str = "UPDATE service SET wanted = $3, updated_at = $4 \
     WHERE mesh_id = $1 AND name = $2 AND wanted <> 'gone'";
+const REST_OF: &str = "UPDATE service SET wanted = 'stopped', updated_at = $3 \
+    WHERE mesh_id = $1 AND deployed_by = $2 AND wanted = 'running'";
 const TRY_AGAIN: &str = "UPDATE service SET failed_generation = NULL, failed_reason = NULL \
     WHERE mesh_id = $1 AND name = $2 AND failed_generation = target";
 const SET_SCOPE: &str = "UPDATE service SET scope = $4, updated_at = $5 \
@@ -223,6 +225,11 @@ impl Services<'_> {
         Ok(is_set)
     }
 
+    /// Stops whatever a member deployed. Answers how many services that were.
+    pub async fn rest_of(&mut self, mesh: &MeshId, member: &MemberId, at: i64) -> Result<u64, StoreError> {
+        execute!(&mut *self.tx, REST_OF, mesh.as_str(), member.as_str(), at)
+    }
+
     /// Changes the scope that the caller saw.
     ///
     /// # Errors
@@ -298,5 +305,65 @@ impl TryFrom<ServiceRow> for Service {
             created_at,
             updated_at,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::spec::{Limits, Source};
+    use wire::{PublicKey, ServiceName};
+
+    use super::*;
+    use crate::store::{Store, StoreConfig};
+
+    #[tokio::test]
+    async fn what_a_removed_member_deployed_rests_and_nothing_else_changes() {
+        let dir = tempfile::TempDir::new().expect("temp dir");
+        let url = format!("sqlite:{}", dir.path().join("broker.db").display());
+        let store = Store::open(StoreConfig { url, max_connections: 2 }).await.expect("opens");
+        let one = |seed: &str| PublicKey::parse(&seed.repeat(32)).expect("key");
+        let theirs = crate::bootstrap(&store, "acme", &one("ab"), "Olga").await.expect("mesh");
+        let other = crate::bootstrap(&store, "other", &one("cd"), "Bo").await.expect("mesh");
+        let spec = ServiceSpec {
+            source: Source::Npx { package: "ok".into(), bin: None },
+            runtime: None,
+            args: vec![],
+            entry: None,
+            env_names: vec![],
+            limits: Limits::default(),
+            idle_stop_s: None,
+            allow_scripts: false,
+        };
+        let mut tx = store.begin().await.expect("begins");
+        for (mesh, name) in [(&theirs, "a"), (&theirs, "b"), (&theirs, "leaving"), (&other, "a")] {
+            let key = ServiceKey { mesh: mesh.mesh.clone(), name: ServiceName::parse(name).expect("name") };
+            let deploy = Deploy {
+                key: &key,
+                generation: Generation(1),
+                by: &mesh.member,
+                scope: &Scope::Peer,
+                spec: &spec,
+                secrets: None,
+                pin: None,
+                at: 1,
+            };
+            tx.services().deploy(deploy).await.expect("deploys");
+            if name == "leaving" {
+                tx.services().set_wanted(&key, Wanted::Gone, 1).await.expect("writes");
+            }
+        }
+        assert_eq!(tx.services().rest_of(&theirs.mesh, &theirs.member, 7).await.expect("writes"), 2);
+        assert_eq!(tx.services().rest_of(&theirs.mesh, &theirs.member, 8).await.expect("writes"), 0);
+        let all = tx.services().list_all().await.expect("reads");
+        let mut wanted: Vec<_> =
+            all.iter().map(|s| (s.key.mesh == theirs.mesh, s.key.name.as_str(), s.wanted)).collect();
+        wanted.sort_by_key(|(is_theirs, name, _)| (!is_theirs, name.to_string()));
+        let expected = [
+            (true, "a", Wanted::Stopped),
+            (true, "b", Wanted::Stopped),
+            (true, "leaving", Wanted::Gone),
+            (false, "a", Wanted::Running),
+        ];
+        assert_eq!(wanted, expected);
     }
 }

@@ -121,3 +121,24 @@ async fn a_member_who_may_call_may_still_not_read_the_logs() {
     let answer: Value = bo.ask(json!({"type": "mcp_logs", "server_name": "echo"})).await;
     assert_eq!(answer["code"], "forbidden");
 }
+
+#[tokio::test]
+async fn the_last_words_of_a_process_are_for_those_who_may_read_its_log() {
+    let (world, mut owner) = hosted().await;
+    let mut bo = world.member(2, "Bo", "member").await;
+    let by_request = json!({
+        "type": "mcp_request", "serverName": "echo", "method": "tools/call", "params": {"name": "dies"},
+    });
+    for peer in [&mut owner, &mut bo] {
+        let is_owner = peer.ack["memberRole"] == "owner";
+        for answer in [peer.call("echo", "dies", json!({})).await, peer.ask(by_request.clone()).await] {
+            assert_eq!((&answer["code"], &answer["error"]), (&json!("instance_lost"), &json!("it ended")));
+            assert_eq!(answer.to_string().contains("hunter2"), is_owner, "{answer}");
+        }
+    }
+    owner.deploy("bad", "fail", json!("mesh")).await;
+    assert_eq!(owner.call("bad", "x", json!({})).await["stderr"], json!(["no KEY"]));
+    let failed = bo.call("bad", "x", json!({})).await;
+    assert_eq!(failed["code"], "service_failed");
+    assert!(!failed.to_string().contains("no KEY"), "{failed}");
+}

@@ -172,6 +172,60 @@ async fn joining_follows_the_order_of_checks() {
 }
 
 #[tokio::test]
+async fn another_spelling_of_an_invite_is_no_other_invite() {
+    let world = World::start().await;
+    let mut owner = world.owner().await;
+    let register =
+        |payload: &Value, uses| json!({"type": "invite_create", "payload": payload, "max_uses": uses});
+    let payload = invite(&world, "member");
+    let mut shouted = payload.clone();
+    shouted["signature"] = json!(payload["signature"].as_str().expect("signature").to_uppercase());
+    assert_eq!(owner.ask(register(&shouted, 1)).await["code"], "invite_bad_signature");
+    let token = owner.ask(register(&payload, 1)).await["token"].as_str().expect("token").to_owned();
+    assert_eq!(owner.ask(register(&shouted, 1000)).await["code"], "invite_bad_signature");
+    assert_eq!(owner.ask(register(&payload, 1000)).await["code"], "conflict");
+    let (_, refused) = world.post_join(&token, &shouted, 2, "Bo").await;
+    assert_eq!(refused["error"], "invite_bad_signature");
+    let (_, refused) = world.post_join(&format!("{token}="), &payload, 2, "Bo").await;
+    assert_eq!(refused["error"], "invite_not_found");
+    assert_eq!(world.post_join(&token, &payload, 2, "Bo").await.0, 200);
+}
+
+#[tokio::test]
+async fn of_too_many_sockets_that_say_no_hello_the_last_is_sent_away() {
+    let limits = Limits { hello_timeout: Duration::from_secs(600), ..Limits::default() };
+    let world = World::with(limits).await;
+    let _known = world.owner().await;
+    let mut waiting = Vec::new();
+    for _ in 0..256 {
+        let mut peer = Peer::raw(&world).await;
+        // The answer shows that the socket has taken its turn.
+        assert_eq!(peer.ask(json!({"type": "list_peers"})).await["code"], "no_hello");
+        waiting.push(peer);
+    }
+    let ended = Peer::raw(&world).await.end().await;
+    assert_eq!((ended.code, ended.reason.as_str()), (Some(1013), "capacity"));
+    let mut first = waiting.remove(0);
+    first.send(hello(&world, OWNER, world.mesh.member.as_str())).await;
+    assert_eq!(first.frame().await["type"], "hello_ack");
+    let mut next = Peer::raw(&world).await;
+    assert_eq!(
+        next.ask(json!({"type": "list_peers"})).await["code"],
+        "no_hello",
+        "a hello gives its turn back"
+    );
+}
+
+#[tokio::test]
+async fn a_stranger_s_large_frame_ends_the_connection() {
+    let world = World::with(Limits { max_message_bytes: 2000, ..Limits::default() }).await;
+    let mut stranger = Peer::raw(&world).await;
+    stranger.send_text("x".repeat(3000)).await;
+    let ended = stranger.end().await;
+    assert_eq!((ended.frames[0]["code"].as_str(), ended.code), (Some("too_large"), Some(1009)));
+}
+
+#[tokio::test]
 async fn only_admins_register_invites_and_only_the_owner_s_signature_counts() {
     let world = World::start().await;
     let mut owner = world.owner().await;
@@ -267,6 +321,50 @@ async fn an_upload_is_signed_limited_and_reaches_the_runner_before_the_deploy() 
 }
 
 #[tokio::test]
+async fn uploads_at_the_same_time_and_waiting_ones_are_limited_before_a_byte_is_read() {
+    let world = World::with(Limits { max_upload_bytes: 1000, ..Limits::default() }).await;
+    let member = world.mesh.member.as_str();
+    let at = now_ms();
+    let begin = async |body: &[u8]| {
+        use tokio::io::AsyncWriteExt;
+        let mut socket = tokio::net::TcpStream::connect(world.addr).await.expect("connects");
+        let auth = signed(&world, OWNER, member, body, at);
+        let head = format!(
+            "POST /v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: {auth}\r\nContent-Length: {}\r\n\
+             Expect: 100-continue\r\n\r\n",
+            body.len()
+        );
+        socket.write_all(head.as_bytes()).await.expect("sent");
+        let mut first = [0_u8; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut socket, &mut first).await.expect("an answer");
+        (socket, String::from_utf8(first.to_vec()).expect("text"))
+    };
+    let mut open = Vec::new();
+    for n in 0..4_u8 {
+        let (socket, status) = begin(&[n; 900]).await;
+        // `100 Continue` is said when the body is asked for, so the turn is taken.
+        assert_eq!(status, "HTTP/1.1 100");
+        open.push(socket);
+    }
+    assert_eq!(begin(&[9; 10]).await.1, "HTTP/1.1 429");
+    for (n, mut socket) in (0..4_u8).zip(open) {
+        tokio::io::AsyncWriteExt::write_all(&mut socket, &[n; 900]).await.expect("sent");
+        let mut answer = String::new();
+        while !answer.contains("file_id") {
+            let mut some = [0_u8; 512];
+            let read = tokio::io::AsyncReadExt::read(&mut socket, &mut some).await.expect("an answer");
+            assert_ne!(read, 0, "{answer}");
+            answer.push_str(&String::from_utf8_lossy(&some[..read]));
+        }
+    }
+    assert_eq!(
+        begin(&[9; 900]).await.1,
+        "HTTP/1.1 413",
+        "4,500 bytes would wait, and none of these was asked for"
+    );
+}
+
+#[tokio::test]
 async fn health_readiness_metrics_and_unknown_paths_answer() {
     let mut world = World::start().await;
     let mut owner = world.owner().await;
@@ -278,7 +376,10 @@ async fn health_readiness_metrics_and_unknown_paths_answer() {
     let (status, ready) = world.get("/health/ready?x=1").await;
     assert_eq!(status, 200);
     let ready: Value = serde_json::from_str(&ready).expect("json");
-    assert_eq!((&ready["runner"]["connected"], &ready["runner"]["tools"]), (&json!(true), &json!(["node 20"])));
+    assert_eq!(
+        (&ready["runner"]["connected"], &ready["runner"]["tools"]),
+        (&json!(true), &json!(["node 20"]))
+    );
     let (_, metrics) = world.get("/metrics").await;
     for series in [
         "broker_connections_active",

@@ -323,3 +323,24 @@ async fn a_crash_and_new_lists_are_events_for_those_who_see_the_service() {
     let schema = bo.ask(json!({"type": "mcp_schema", "server_name": "echo"})).await;
     assert_eq!(schema["names"], json!(["svc__echo__new"]));
 }
+
+#[tokio::test]
+async fn the_lock_of_a_pin_is_kept_for_the_runner_and_told_to_nobody() {
+    let mut world = World::start().await;
+    let mut owner = world.owner().await;
+    let done = owner.deploy("echo", "ok", json!("mesh")).await;
+    assert_eq!((&done["pin"]["version"], done["pin"].get("lock")), (&json!("1.0.1"), None));
+    let status = owner.ask(json!({"type": "mcp_status", "server_name": "echo"})).await["service"].clone();
+    assert_eq!((&status["pin"]["version"], status["pin"].get("lock")), (&json!("1.0.1"), None));
+    world.stop_broker().await;
+    let url = format!("sqlite:{}", world.dir.path().join("broker.db").display());
+    let store = broker::store::Store::open(broker::store::StoreConfig { url, max_connections: 2 }).await;
+    let store = store.expect("opens");
+    let mut tx = store.read().await.expect("begins");
+    let name = wire::ServiceName::parse("echo").expect("name");
+    let key = wire::ServiceKey { mesh: world.mesh.mesh.clone(), name };
+    let kept = tx.generations().find(&key, wire::Generation(1)).await.expect("reads").expect("is there");
+    assert_eq!(kept.pin.expect("pinned").lock, "a long lock");
+    let last = tx.observed().get(&key).await.expect("reads").expect("is there");
+    assert_eq!(last.report.serving.and_then(|g| g.pin).expect("pinned").lock, "");
+}

@@ -12,11 +12,14 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use tokio_stream::wrappers::BroadcastStream;
+use wire::report::Lists;
 use wire::runner::{Event, ServiceLists};
 
 use super::failure::ApiError;
 use super::{App, Key};
-use crate::events::{Reader, line};
+use crate::events::{Notice, Reader, line};
+use crate::service::ServiceHandle;
+use crate::table::Table;
 
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -26,25 +29,35 @@ pub async fn follow(State(app): State<Arc<App>>) -> Response {
     let reader = app.shop.events.read();
     let mut first = vec![line(&Event { hello: Some(app.health()), ..Event::default() })];
     for service in app.table.all() {
-        if let Some(lists) = service.lists.borrow().as_deref() {
-            let lists = ServiceLists { service: service.key.clone(), lists: lists.clone() };
-            first.push(line(&Event { lists: Some(lists), ..Event::default() }));
-        }
+        first.extend(lists_line(&service));
         let report = service.report.borrow().clone();
         first.push(line(&Event { report: Some(report), ..Event::default() }));
     }
     first.push(line(&Event { synced: true, ..Event::default() }));
-    body(stream::iter(first).chain(changes(reader)), &app)
+    body(stream::iter(first).chain(changes(reader, app.table.clone())), &app)
+}
+
+/// The lists as they are now, if it was ever ready.
+fn lists_line(service: &ServiceHandle) -> Option<Bytes> {
+    let lists = service.lists.borrow().clone()?;
+    let lists = ServiceLists { service: service.key.clone(), lists: Lists::clone(&lists) };
+    Some(line(&Event { lists: Some(lists), ..Event::default() }))
 }
 
 /// Ends when the reader was too slow: it has to start again.
-fn changes(reader: Reader) -> impl Stream<Item = Bytes> {
-    stream::unfold(reader, |mut reader| async move {
-        let next = tokio::time::timeout(BEAT, reader.lines.recv()).await;
-        match next {
-            Ok(Ok(line)) => Some((line, reader)),
-            Ok(Err(_)) => None,
-            Err(_) => Some((line(&Event { beat: true, ..Event::default() }), reader)),
+fn changes(reader: Reader, table: Arc<Table>) -> impl Stream<Item = Bytes> {
+    stream::unfold((reader, table), |(mut reader, table)| async move {
+        loop {
+            let line = match tokio::time::timeout(BEAT, reader.notices.recv()).await {
+                Ok(Ok(Notice::Line(line))) => Some(line),
+                // Of a service that is gone meanwhile there is nothing to say but that, which comes next.
+                Ok(Ok(Notice::Lists(key))) => table.find(&key).and_then(|service| lists_line(&service)),
+                Ok(Err(_)) => return None,
+                Err(_) => Some(line(&Event { beat: true, ..Event::default() })),
+            };
+            if let Some(line) = line {
+                return Some((line, (reader, table)));
+            }
         }
     })
 }

@@ -75,20 +75,29 @@ fn with_events(
         let deadline = deadline_in(rpc.deadline_ms);
         service.bell.ask(Ask { method: &rpc.method, params, events: Some(sink), deadline }).await
     });
+    until_answered(answer, events)
+}
+
+/// The answer is looked for first, so that neither it nor its deadline waits for a server that never stops talking.
+fn until_answered(
+    answer: Answer,
+    events: mpsc::Receiver<Bytes>,
+) -> impl stream::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     stream::unfold(Some((answer, events)), |running| async move {
         let (mut answer, mut events) = running?;
         tokio::select! {
             biased;
-            Some(event) = events.recv() => Some((Ok(event_line(&event)), Some((answer, events)))),
             answer = &mut answer => {
                 // Events that came with the answer belong before it.
                 let mut text = Vec::new();
-                while let Ok(event) = events.try_recv() {
+                // No more than there can be now: the server may still be talking.
+                for event in std::iter::from_fn(|| events.try_recv().ok()).take(EVENTS) {
                     text.extend_from_slice(&event_line(&event));
                 }
                 text.extend_from_slice(&last_line(answer));
                 Some((Ok(Bytes::from(text)), None))
             }
+            Some(event) = events.recv() => Some((Ok(event_line(&event)), Some((answer, events)))),
         }
     })
 }
@@ -123,6 +132,24 @@ fn wrapped(open: &str, raw: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::StreamExt;
+
+    #[tokio::test]
+    async fn a_server_that_never_stops_talking_does_not_keep_its_answer_back() {
+        let (sink, events) = mpsc::channel(4);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let answer: Answer = Box::pin(async move { told.await.expect("told") });
+        let mut lines = Box::pin(until_answered(answer, events));
+        sink.try_send(Bytes::from_static(b"1")).expect("room");
+        assert_eq!(lines.next().await, Some(Ok(Bytes::from_static(b"{\"event\":1}\n"))));
+        for event in [&b"2"[..], b"3"] {
+            sink.try_send(Bytes::from_static(event)).expect("room");
+        }
+        tell.send(Ok(Reply::Result(Bytes::from_static(b"4")))).expect("awaited");
+        let last = Bytes::from_static(b"{\"event\":2}\n{\"event\":3}\n{\"result\":4}\n");
+        assert_eq!(lines.next().await, Some(Ok(last)), "with what came before it, in its order");
+        assert_eq!(lines.next().await, None);
+    }
 
     #[test]
     fn a_result_keeps_its_bytes_and_an_error_is_passed_on_whole() {

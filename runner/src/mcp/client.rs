@@ -109,6 +109,13 @@ pub(super) struct Shared {
     pub ready: AtomicBool,
 }
 
+/// For [`Shared::prefix`].
+pub(super) fn random_prefix() -> String {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    format!("cm-{}-", hex::encode(bytes))
+}
+
 impl Shared {
     // The channel needs no bound of its own: calls are bounded by `places`, and our own requests
     // are a handful per connection.

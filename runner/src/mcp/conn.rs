@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::client::{CallError, Client, Order, Reply, Shared, Waiter};
+use super::client::{CallError, Client, Order, Reply, Shared, Waiter, random_prefix};
 use super::frame::{self, Message};
 use super::giant::Giant;
 use super::notice;
@@ -98,12 +98,6 @@ where
     (Client::new(shared), conn.run(reader, writer, orders))
 }
 
-fn random_prefix() -> String {
-    let mut bytes = [0u8; 8];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    format!("cm-{}-", hex::encode(bytes))
-}
-
 struct Conn {
     shared: Arc<Shared>,
     limits: Limits,
@@ -137,9 +131,8 @@ impl Conn {
             }
             let writing = writer.is_some() && !self.out.is_empty();
             tokio::select! {
-                order = orders.recv(), if !orders.is_closed() && self.out.len() < WRITE_HIGH => {
-                    self.take_orders(order, &mut orders);
-                }
+                order = orders.recv(), if !orders.is_closed() && self.out.len() < WRITE_HIGH =>
+                    self.take_orders(order, &mut orders),
                 read = reader.read_buf(&mut self.input) => match read {
                     Ok(0) => break End::Eof,
                     Ok(_) => if let Some(end) = self.take_input() { break end },

@@ -170,3 +170,27 @@ fn error_code(error: &[u8]) -> i64 {
     }
     serde_json::from_slice::<Error>(error).map_or(0, |e| e.code)
 }
+
+/// Whether both say the same, byte for byte.
+pub fn is_equal(a: &Lists, b: &Lists) -> bool {
+    let Lists {
+        generation,
+        protocol,
+        server_info,
+        capabilities,
+        instructions,
+        tools,
+        prompts,
+        resources,
+        resource_templates,
+    } = a;
+    let same =
+        |a: &[RawJson], b: &[RawJson]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.get() == b.get());
+    (generation, protocol, instructions) == (&b.generation, &b.protocol, &b.instructions)
+        && server_info.get() == b.server_info.get()
+        && capabilities.get() == b.capabilities.get()
+        && same(tools, &b.tools)
+        && same(prompts, &b.prompts)
+        && same(resources, &b.resources)
+        && same(resource_templates, &b.resource_templates)
+}

@@ -401,7 +401,11 @@ mod tests {
         let threads = Arc::new(Semaphore::new(1));
         let (release, hang) = std::sync::mpsc::channel::<()>();
         let short = Duration::from_millis(20);
-        let hung = off_thread(&threads, Arc::clone(&job), short, move |_| Ok(drop(hang.recv()))).await;
+        let hung = off_thread(&threads, Arc::clone(&job), short, move |_| {
+            hang.recv().unwrap();
+            Ok(())
+        })
+        .await;
         assert_eq!(hung.unwrap_err().code(), ErrorCode::InstallTimeout);
         assert_eq!(threads.available_permits(), 0, "the thread is still there");
         let next = off_thread(&threads, Arc::clone(&job), short, |_| Ok(())).await.unwrap_err();

@@ -37,15 +37,15 @@ mod wanted;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::Semaphore;
-use wire::Secret;
 use wire::runner::{Retain, Retained};
 use wire::spec::{Pin, ServiceSpec};
+use wire::{ErrorCode, Secret};
 
 pub use error::PrepareError;
 use store::Store;
@@ -71,6 +71,8 @@ pub struct WorkshopConfig {
     pub max_source_bytes: u64,
     pub max_artefact_bytes: u64,
     pub max_blob_bytes: u64,
+    /// The package managers' downloads may grow past this until the next [`Workshop::retain`].
+    pub max_cache_bytes: u64,
     /// For each step: fetch, install, build.
     pub step_timeout: Duration,
 }
@@ -83,6 +85,7 @@ impl WorkshopConfig {
             max_source_bytes: 256 << 20,
             max_artefact_bytes: 2 << 30,
             max_blob_bytes: 50 << 20,
+            max_cache_bytes: 5 << 30,
             step_timeout: Duration::from_secs(300),
         }
     }
@@ -107,11 +110,14 @@ pub struct Workshop {
 
 struct Inner {
     config: WorkshopConfig,
-    /// Found once, by whoever needs them first: asking every tool takes longer than a restart may.
-    tools: tokio::sync::OnceCell<Arc<Tools>>,
+    /// Found by whoever needs them first: asking every tool takes longer than a restart may. A missing one is looked
+    /// for again when a source needs it.
+    tools: tokio::sync::OnceCell<Mutex<Arc<Tools>>>,
     store: Arc<Store>,
     slots: Semaphore,
     fetches: Arc<Semaphore>,
+    /// Held for reading by whoever may use the download cache, for writing by who takes it away.
+    cache: Arc<tokio::sync::RwLock<()>>,
     /// One lock per request that is being worked on: the second of two equal deploys waits and reuses.
     requests: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -131,6 +137,7 @@ impl Workshop {
             store: Arc::new(store),
             slots: Semaphore::new(AT_ONCE),
             fetches: Arc::new(Semaphore::new(FETCHES)),
+            cache: Arc::default(),
             requests: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -138,7 +145,7 @@ impl Workshop {
 
     /// What this machine has, e.g. `node 20.20.2`; nothing until the tools were asked.
     pub fn known_tools(&self) -> Vec<String> {
-        self.inner.tools.get().map(|tools| tools.list()).unwrap_or_default()
+        self.inner.tools.get().map(|tools| locked(tools).list()).unwrap_or_default()
     }
 
     /// Asks the tools, unless that was done.
@@ -160,8 +167,20 @@ impl Workshop {
         pin: Option<&Pin>,
         progress: &ProgressSink,
     ) -> Result<Prepared, PrepareError> {
-        let tools = self.inner.tools().await;
-        job::Preparation::new(&self.inner, tools, spec, git_token, progress)?.run(pin).await
+        let _uses_cache = self.inner.cache.read().await;
+        let mut tools = self.inner.tools().await;
+        let first = job::Preparation::new(&self.inner, &tools, spec, git_token, progress)?.run(pin).await;
+        // The operator may have done what the last such message said.
+        match first {
+            Err(error) if error.code() == ErrorCode::RuntimeMissing => {
+                match self.inner.new_tools(&tools).await {
+                    Some(found) => tools = found,
+                    None => return Err(error),
+                }
+            }
+            answer => return answer,
+        }
+        job::Preparation::new(&self.inner, &tools, spec, git_token, progress)?.run(pin).await
     }
 
     pub fn has_blob(&self, sha256: &str) -> bool {
@@ -183,14 +202,24 @@ impl Workshop {
     /// Removes the artefacts that neither `keep` nor `in_use` names, and the blobs that `keep` does not name and that
     /// were not uploaded just now.
     ///
+    /// Artefacts that were prepared just now stay as well. Empties the download cache when it is too large and nothing is
+    /// being prepared.
+    ///
     /// # Errors
-    /// A file that can not be removed; the rest is removed by the next call.
+    /// A directory of the store can not be read or written, or a blob can not be removed.
     pub async fn retain(&self, keep: &Retain, in_use: &HashSet<String>) -> Result<Retained, PrepareError> {
         let artefacts: HashSet<String> = keep.artefacts.iter().chain(in_use).cloned().collect();
         let keep_blobs: Vec<String> = keep.blobs.clone();
         let store = Arc::clone(&self.inner.store);
+        let (cache, limit) = (Arc::clone(&self.inner.cache), self.inner.config.max_cache_bytes);
         let swept = tokio::task::spawn_blocking(move || {
-            let (trees, tree_bytes) = store.sweep(&artefacts)?;
+            let (trees, tree_bytes) = store.sweep(&artefacts, store::GRACE)?;
+            if tree::measure(&store.dir("cache")).bytes > limit
+                && let Ok(_alone) = cache.try_write()
+                && let Err(error) = store.clear_cache()
+            {
+                tracing::warn!("{error}; this is tried again later");
+            }
             let keep = keep_blobs.iter().map(String::as_str).collect();
             let (files, file_bytes) = blobs::sweep(&store.dir("blobs"), &keep)?;
             Ok(Retained { removed: trees + files, freed_bytes: tree_bytes + file_bytes })
@@ -208,13 +237,29 @@ impl Workshop {
     }
 }
 
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Inner {
-    async fn tools(&self) -> &Arc<Tools> {
-        self.tools.get_or_init(|| async { Arc::new(Tools::find().await) }).await
+    async fn tools(&self) -> Arc<Tools> {
+        let tools = self.tools.get_or_init(|| async { Mutex::new(Arc::new(Tools::find().await)) }).await;
+        Arc::clone(&locked(tools))
+    }
+
+    /// Looks again for the tools that are missing from `known`; `None` when they still are.
+    async fn new_tools(&self, known: &Arc<Tools>) -> Option<Arc<Tools>> {
+        let current = self.tools().await;
+        if !Arc::ptr_eq(&current, known) {
+            return Some(current); // another preparation looked meanwhile
+        }
+        let found = Arc::new(current.look_again().await?);
+        *locked(self.tools.get()?) = Arc::clone(&found);
+        Some(found)
     }
 
     fn request_lock(&self, request: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = locked(&self.requests);
         requests.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = requests.get(request).and_then(Weak::upgrade) {
             return lock;
@@ -222,5 +267,30 @@ impl Inner {
         let lock = Arc::default();
         requests.insert(request.to_owned(), Arc::downgrade(&lock));
         lock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_download_cache_over_its_limit_is_emptied_unless_it_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = WorkshopConfig { max_cache_bytes: 3, ..WorkshopConfig::new(dir.path().to_owned()) };
+        let workshop = Workshop::open(config).await.unwrap();
+        let file = dir.path().join("cache/file");
+        let keep = Retain { artefacts: Vec::new(), blobs: Vec::new() };
+        let retain = async || workshop.retain(&keep, &HashSet::new()).await.unwrap();
+        std::fs::write(&file, b"1234").unwrap();
+        let preparing = workshop.inner.cache.read().await;
+        retain().await;
+        assert!(file.exists(), "in use");
+        drop(preparing);
+        retain().await;
+        assert!(!file.exists(), "over the limit");
+        std::fs::write(&file, b"123").unwrap();
+        retain().await;
+        assert!(file.exists(), "within the limit");
     }
 }

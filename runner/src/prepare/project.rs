@@ -2,7 +2,7 @@
 //!
 //! Here: detection, Node and Bun projects. Not here: Python projects ([`super::python`]), published packages, entries.
 //! The project's own build script is its deployer's code and runs; its dependencies' install scripts do not, unless
-//! the deployer allows them.
+//! the deployer allows them. Own code never sees the operator's registry logins; allowed scripts may.
 
 use std::path::{Path, PathBuf};
 

@@ -111,7 +111,12 @@ pub(crate) fn failed(what: &str, text: &str, tail: Vec<String>) -> PrepareError 
     let has = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
     let (code, message) = if text.contains(&format!("Because {name} was not found in the package registry")) {
         (ErrorCode::SourceNotFound, format!("PyPI has no package `{name}`; check the spelling"))
-    } else if has(&["has no usable wheels", "have no usable wheels", "building from source is disabled"]) {
+    } else if has(&[
+        "has no usable wheels",
+        "have no usable wheels",
+        "building from source is disabled",
+        "Building source distributions",
+    ]) {
         let message = format!(
             "`{what}` or a dependency has no ready-built wheel for this machine; deploy with `--allow-scripts` to build it"
         );
@@ -231,6 +236,8 @@ mod tests {
         assert_eq!(code("x>=99", range), ErrorCode::VersionNotFound);
         let wheels = "Because all versions of pyspark have no usable wheels and you require pyspark,";
         assert_eq!(code("pyspark", wheels), ErrorCode::InstallFailed);
+        let built = "cause: Building source distributions for `x` is disabled";
+        assert!(failed("the project", built, Vec::new()).to_string().contains("--allow-scripts"));
         assert_eq!(code("x", "error sending request for url"), ErrorCode::SourceUnreachable);
     }
 }

@@ -1,6 +1,10 @@
 //! Python projects from git and archives, through uv.
 //!
 //! Not here: published packages ([`super::pypi`]), which file is started ([`super::entry`]).
+//!
+//! Whose code runs: a dependency's build code only with `allow_scripts`; without, dependencies come as wheels or not at
+//! all. The project's own build code is its deployer's and always runs, as does that of its `-e` folders and what its
+//! `[build-system]` names; such steps have nothing of the operator's but the indexes' addresses ([`Reach::Project`]).
 
 use std::path::Path;
 
@@ -11,6 +15,7 @@ use super::error::{Doing, PrepareError};
 use super::project::{Made, Wishes, interpreter};
 use super::pypi::{self, VENV};
 use super::step::{Bench, Step};
+use super::tools::Reach;
 
 pub(crate) async fn install(
     bench: &Bench,
@@ -62,7 +67,7 @@ pub(crate) async fn environment(
             let lock = pypi::compile(bench, &dir, input, wishes.allow_scripts, "the project").await?;
             from_lock(bench, tree, &lock, wishes.allow_scripts).await?
         }
-        None => from_requirements(bench, tree, &dir).await?,
+        None => from_requirements(bench, tree, &dir, wishes.allow_scripts).await?,
     };
     if itself {
         // Building the project itself is running its deployer's code, which is going to run anyway.
@@ -92,26 +97,37 @@ fn is_lockable(dir: &Path, input: &str) -> bool {
     input != "requirements.txt" || !text.lines().any(|line| loose(line.trim()))
 }
 
-async fn from_requirements(bench: &Bench, tree: &Path, dir: &Path) -> Result<Made, PrepareError> {
+async fn from_requirements(
+    bench: &Bench,
+    tree: &Path,
+    dir: &Path,
+    allow_scripts: bool,
+) -> Result<Made, PrepareError> {
     pypi::make_venv(bench, tree).await?;
     let interpreter = interpreter(tree);
     bench.say(
         "install",
-        "requirements.txt names paths, options or repositories: these are built, and nothing is locked",
+        "requirements.txt names paths, options or addresses: nothing is locked, and the runner's index login is not used",
     );
-    pip(bench, tree, dir, &["-r", "requirements.txt"]).await?;
+    let wheels_only: &[&str] = if allow_scripts { &[] } else { &["--only-binary", ":all:"] };
+    pip(bench, tree, dir, &[&["-r", "requirements.txt"], wheels_only].concat()).await?;
     Ok(Made { launch: None, lock: String::new(), interpreter })
 }
 
+/// Without the operator's logins: a requirements file may put any variable into an address, and what is built may read
+/// all of them.
 async fn pip(bench: &Bench, tree: &Path, dir: &Path, what: &[&str]) -> Result<(), PrepareError> {
     let python = pypi::venv_python(tree);
     let mut args = vec!["pip", "install", "--link-mode", "copy", "--compile-bytecode", "--python", &python];
     args.extend(what);
-    let ended = bench.run(Step::new("install", "uv", dir, &args)).await?;
+    let mut step = Step::new("install", "uv", dir, &args);
+    step.reach = Reach::Project;
+    let ended = bench.run(step).await?;
     if ended.success { Ok(()) } else { Err(pypi::failed("the project", &ended.text(), ended.tail)) }
 }
 
-/// Two passes: dependencies from wheels only, then the project itself, which may have to be built.
+/// Two passes: dependencies, from wheels only unless scripts are allowed; then the project itself, which may have to be
+/// built.
 async fn from_uv_lock(
     bench: &Bench,
     tree: &Path,
@@ -122,10 +138,12 @@ async fn from_uv_lock(
     let interpreter = interpreter(tree);
     let common =
         ["sync", "--frozen", "--no-dev", "--no-editable", "--link-mode", "copy", "--compile-bytecode"];
-    let dependencies: &[&str] = if allow_scripts { &[] } else { &["--no-install-workspace", "--no-build"] };
-    for extra in [dependencies, &[]] {
+    let dependencies: &[&str] =
+        if allow_scripts { &["--no-install-workspace"] } else { &["--no-install-workspace", "--no-build"] };
+    for (extra, reach) in [(dependencies, Reach::Registry), (&[], Reach::Project)] {
         let args: Vec<&str> = common.iter().chain(extra).copied().collect();
-        let step = Step::new("install", "uv", dir, &args).env("UV_PROJECT_ENVIRONMENT", tree.join(VENV));
+        let mut step = Step::new("install", "uv", dir, &args).env("UV_PROJECT_ENVIRONMENT", tree.join(VENV));
+        step.reach = reach;
         let ended = bench.run(step).await?;
         if !ended.success {
             return Err(pypi::failed("the project", &ended.text(), ended.tail));
@@ -144,7 +162,70 @@ async fn from_uv_lock(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::tools::Tools;
+    use super::super::tree::Limits;
     use super::*;
+
+    /// What uv is asked to do for a project of these files: its arguments, after the home that it is given.
+    async fn asked(files: &[(&str, &str)], allow_scripts: bool) -> Vec<String> {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (uv, log, tree) = (dir.path().join("uv"), dir.path().join("log"), dir.path().join("tree"));
+        let script = format!(
+            "#!/bin/sh\nPATH=/usr/bin:/bin\necho \"$HOME $*\" >> {}\n\
+             [ $1 != venv ] || {{ mkdir -p venv; echo 'relocatable = true' > venv/pyvenv.cfg; }}\n",
+            log.display()
+        );
+        std::fs::write(&uv, script).unwrap();
+        std::fs::set_permissions(&uv, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir_all(tree.join("src")).unwrap();
+        for (file, text) in files {
+            std::fs::write(tree.join("src").join(file), text).unwrap();
+        }
+        let bench = Bench {
+            tools: Arc::new(Tools::of(&[("uv", &uv), ("python", &uv)])),
+            progress: Arc::new(|_: &str, _: &str| {}),
+            staging: dir.path().to_owned(),
+            cache: dir.path().join("cache"),
+            timeout: Duration::from_secs(60),
+            limits: Limits { bytes: 1 << 20, files: 1000 },
+        };
+        let project = Project { tree: &tree, project: "src", wanted: None };
+        let lock = files.iter().any(|(file, _)| *file == "pyproject.toml").then_some("a==1");
+        let wishes = Wishes { runtime: None, allow_scripts, lock };
+        environment(&bench, project, &wishes).await.unwrap();
+        let scratch = dir.path().join("tmp").to_string_lossy().into_owned();
+        let log = std::fs::read_to_string(log).unwrap().replace(&scratch, "SCRATCH");
+        log.lines().filter(|line| !line.contains(" venv ")).map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_loose_requirements_file_builds_nothing_and_has_no_login_unless_allowed() {
+        let files =
+            [("requirements.txt", "--index-url https://h/${UV_INDEX_PASSWORD}\nx @ https://h/x.tar.gz")];
+        let strict = asked(&files, false).await;
+        assert!(strict[0].starts_with("SCRATCH pip install "), "{strict:?}");
+        assert!(strict[0].ends_with("-r requirements.txt --only-binary :all:"), "{strict:?}");
+        let allowed = asked(&files, true).await;
+        assert!(allowed[0].starts_with("SCRATCH ") && !allowed[0].contains("--only-binary"), "{allowed:?}");
+    }
+
+    #[tokio::test]
+    async fn the_project_s_own_build_has_no_login_and_its_dependencies_are_wheels() {
+        let own = ("pyproject.toml", "[build-system]\nrequires = ['setuptools']\n");
+        let lines = asked(&[own], false).await;
+        assert!(lines[0].contains("--only-binary :all:") && !lines[0].starts_with("SCRATCH"), "{lines:?}");
+        assert!(lines[1].starts_with("SCRATCH ") && lines[1].ends_with("--no-deps -- ."), "{lines:?}");
+        for allow_scripts in [false, true] {
+            let lines = asked(&[own, ("uv.lock", "")], allow_scripts).await;
+            assert!(!lines[0].starts_with("SCRATCH") && lines[0].contains("--no-install-workspace"));
+            assert_eq!(lines[0].contains("--no-build"), !allow_scripts, "{lines:?}");
+            assert!(lines[1].starts_with("SCRATCH ") && !lines[1].contains("--no-install"), "{lines:?}");
+        }
+    }
 
     #[test]
     fn only_plain_requirements_make_a_lock() {

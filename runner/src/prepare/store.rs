@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,8 @@ use super::tree;
 /// Changes when the layout or the meaning of [`Record`] does: older artefacts are then built anew.
 const FORMAT: u32 = 1;
 const RECORD: &str = "artefact.json";
+/// An answer of [`Store::find`] is in use before anyone can name it to [`Store::sweep`].
+pub(crate) const GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// Everything that decides what an installed tree looks like, but the lock that the install makes.
 #[derive(Debug, Clone, Serialize)]
@@ -86,30 +89,65 @@ impl Record {
 
 pub(crate) struct Store {
     root: PathBuf,
-    index: Mutex<HashMap<String, Arc<Record>>>,
+    index: Mutex<HashMap<String, Kept>>,
+    /// Directories below `staging/` that could not be removed; every sweep tries again.
+    left: Mutex<Vec<PathBuf>>,
     /// Cleaning that was handed to a thread, because a dropped future can not wait for it.
     pub(crate) cleaning: TaskTracker,
 }
 
+struct Kept {
+    record: Arc<Record>,
+    /// When it was last found or published; not known of those that were there at the start.
+    touched: Option<Instant>,
+}
+
+impl Kept {
+    fn now(record: Arc<Record>) -> Self {
+        Self { record, touched: Some(Instant::now()) }
+    }
+}
+
 impl Store {
-    /// Makes the directories, reads what is there, clears what a crash left.
+    /// Makes the directories, reads what is there, clears what a crash left. What can not be cleared is no reason not
+    /// to start.
     pub(crate) fn open(root: &Path) -> Result<Self, PrepareError> {
         for dir in ["artefacts", "staging", "blobs", "cache"] {
             fs::create_dir_all(root.join(dir)).doing("making the artefact store")?;
         }
         let root = root.canonicalize().doing("opening the artefact store")?;
-        for left in fs::read_dir(root.join("staging")).doing("reading the staging directory")?.flatten() {
-            tree::remove(&left.path()).doing("clearing the staging directory")?;
-        }
         let mut index = HashMap::new();
         for entry in fs::read_dir(root.join("artefacts")).doing("reading the artefact store")?.flatten() {
             if let Some(record) = read_record(&entry.path()) {
-                index.insert(record.pin.artefact.clone(), Arc::new(record));
-            } else {
-                tree::remove(&entry.path()).doing("removing an artefact of another version")?;
+                let (key, record) = (record.pin.artefact.clone(), Arc::new(record));
+                index.insert(key, Kept { record, touched: None });
+            } else if let Err(error) = fs::rename(entry.path(), root.join("staging").join(entry.file_name()))
+            {
+                tracing::warn!("an artefact of another version stays until the next start: {error}");
             }
         }
-        Ok(Self { root, index: Mutex::new(index), cleaning: TaskTracker::new() })
+        let left = fs::read_dir(root.join("staging")).doing("reading the staging directory")?;
+        let left = left.flatten().map(|entry| entry.path()).collect();
+        let (index, left) = (Mutex::new(index), Mutex::new(left));
+        let store = Self { root, index, left, cleaning: TaskTracker::new() };
+        store.remove_left();
+        Ok(store)
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove_left(&self) {
+        let left = std::mem::take(&mut *self.left());
+        left.into_iter().for_each(|dir| self.remove_staged(dir));
+    }
+
+    fn remove_staged(&self, dir: PathBuf) {
+        if let Err(error) = tree::remove(&dir) {
+            tracing::warn!("a staging directory could not be removed, which is tried again later: {error}");
+            self.left().push(dir);
+        }
     }
 
     pub(crate) fn dir(&self, name: &str) -> PathBuf {
@@ -120,19 +158,28 @@ impl Store {
         self.root.join("artefacts").join(artefact).join("tree")
     }
 
-    fn index(&self) -> MutexGuard<'_, HashMap<String, Arc<Record>>> {
+    fn index(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn find(&self, artefact: &str) -> Option<Arc<Record>> {
-        let record = self.index().get(artefact).cloned()?;
+        let record = {
+            let mut index = self.index();
+            let kept = index.get_mut(artefact)?;
+            kept.touched = Some(Instant::now());
+            Arc::clone(&kept.record)
+        };
         self.is_usable(&record).then_some(record)
     }
 
     /// An artefact of the same request, whatever lock it was made with.
     pub(crate) fn find_request(&self, request: &str) -> Option<Arc<Record>> {
-        let found: Vec<_> = self.index().values().filter(|r| r.request == request).cloned().collect();
-        found.into_iter().find(|record| self.is_usable(record))
+        let keys: Vec<String> = {
+            let index = self.index();
+            let same = index.iter().filter(|(_, kept)| kept.record.request == request);
+            same.map(|(key, _)| key.clone()).collect()
+        };
+        keys.iter().find_map(|key| self.find(key))
     }
 
     /// It is on disk, and the Python that its environment links to is still there.
@@ -176,26 +223,50 @@ impl Store {
         };
         write().doing("storing the artefact")?;
         let record = Arc::new(record);
-        self.index().insert(key, Arc::clone(&record));
+        self.index().insert(key, Kept::now(Arc::clone(&record)));
         Ok(record)
     }
 
-    /// Removes every artefact that `keeps` does not name. Answers how many and how large.
-    pub(crate) fn sweep(self: &Arc<Self>, keeps: &HashSet<String>) -> Result<(usize, u64), PrepareError> {
-        let gone: Vec<_> = {
-            let mut index = self.index();
-            let gone: Vec<_> = index.values().filter(|r| !keeps.contains(&r.pin.artefact)).cloned().collect();
-            gone.iter().for_each(|record| drop(index.remove(&record.pin.artefact)));
-            gone
-        };
-        for record in &gone {
-            // Renamed first: a half-removed tree must never be found under an artefact's name.
-            let grave = self.staging()?;
-            let from = self.root.join("artefacts").join(&record.pin.artefact);
-            fs::rename(from, grave.path().join("artefact")).doing("removing an artefact")?;
-            tree::remove(grave.path()).doing("removing an artefact")?;
-        }
-        Ok((gone.len(), gone.iter().map(|record| record.bytes).sum()))
+    /// Removes every artefact that `keeps` does not name and that was not touched for `grace`. Answers how many and how
+    /// large. One that can not be removed stays, and is removed by a later call.
+    pub(crate) fn sweep(
+        self: &Arc<Self>,
+        keeps: &HashSet<String>,
+        grace: Duration,
+    ) -> Result<(usize, u64), PrepareError> {
+        self.remove_left();
+        let grave = self.staging()?;
+        let (mut removed, mut bytes) = (0, 0);
+        // Renamed first: a half-removed tree must never be found under an artefact's name. With the index locked:
+        // nobody finds it meanwhile, or stores one of the same name that would be renamed instead.
+        self.index().retain(|key, kept| {
+            let is_fresh = kept.touched.is_some_and(|at| at.elapsed() < grace);
+            if is_fresh || keeps.contains(key) {
+                return true;
+            }
+            match fs::rename(self.root.join("artefacts").join(key), grave.path().join(key)) {
+                Ok(()) => {}
+                // Somebody else removed it, so there is nothing to keep an entry for.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return false,
+                Err(error) => {
+                    tracing::warn!("an artefact could not be removed, which is tried again later: {error}");
+                    return true;
+                }
+            }
+            removed += 1;
+            bytes += kept.record.bytes;
+            false
+        });
+        self.remove_staged(grave.path().to_owned());
+        Ok((removed, bytes))
+    }
+
+    /// Takes the package managers' downloads away at once; removing them goes on after the return. Nothing may be using
+    /// them.
+    pub(crate) fn clear_cache(self: &Arc<Self>) -> Result<(), PrepareError> {
+        let (cache, grave) = (self.dir("cache"), self.staging()?);
+        fs::rename(&cache, grave.path().join("cache")).doing("clearing the download cache")?;
+        fs::create_dir_all(cache).doing("making the download cache")
     }
 }
 
@@ -225,13 +296,8 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         let dir = std::mem::take(&mut self.dir);
-        let clean = move || {
-            if let Err(error) = tree::remove(&dir) {
-                tracing::warn!(
-                    "a staging directory could not be removed and stays until the next start: {error}"
-                );
-            }
-        };
+        let store = Arc::clone(&self.store);
+        let clean = move || store.remove_staged(dir);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(self.store.cleaning.spawn_blocking_on(clean, &runtime)),
             Err(_) => clean(),
@@ -289,6 +355,51 @@ mod tests {
         assert!(!crashed.path().exists());
     }
 
+    fn published(store: &Arc<Store>, request: &str) -> String {
+        let staging = store.staging().unwrap();
+        fs::create_dir_all(staging.tree()).unwrap();
+        store.publish(&staging, record(request, "")).unwrap().pin.artefact.clone()
+    }
+
+    #[test]
+    fn a_sweep_spares_what_was_just_published_or_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = published(&Arc::new(Store::open(dir.path()).unwrap()), "r");
+        let none = HashSet::new();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        assert!(store.find_request("r").is_some());
+        assert_eq!(store.sweep(&none, GRACE).unwrap().0, 0, "found");
+        let other = published(&store, "s");
+        assert_eq!(store.sweep(&none, GRACE).unwrap().0, 0, "published");
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        assert_eq!(store.sweep(&none, GRACE).unwrap().0, 2, "nobody asked since the start");
+        assert!(!store.tree(&key).exists() && !store.tree(&other).exists());
+    }
+
+    #[test]
+    fn what_can_not_be_removed_stops_neither_the_start_nor_a_sweep() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let keys = ["a", "b", "c"].map(|request| published(&store, request));
+        // A file in place of the artefacts' folder fails every rename, also for root.
+        let (artefacts, aside) = (store.dir("artefacts"), store.dir("aside"));
+        fs::rename(&artefacts, &aside).unwrap();
+        fs::write(&artefacts, b"").unwrap();
+        assert_eq!(store.sweep(&HashSet::new(), Duration::ZERO).unwrap().0, 0);
+        fs::remove_file(&artefacts).unwrap();
+        fs::rename(&aside, &artefacts).unwrap();
+        assert!(keys.iter().all(|key| store.find(key).is_some()), "still in the index");
+        assert_eq!(store.sweep(&HashSet::new(), Duration::ZERO).unwrap().0, 3);
+
+        // A path through a file can not be removed by anyone.
+        fs::write(store.dir("file"), b"").unwrap();
+        store.remove_staged(store.dir("file").join("x"));
+        assert_eq!(store.left().len(), 1);
+        fs::remove_file(store.dir("file")).unwrap();
+        store.sweep(&HashSet::new(), GRACE).unwrap();
+        assert!(store.left().is_empty(), "tried again");
+    }
+
     #[test]
     fn a_sweep_removes_what_nobody_names() {
         let dir = tempfile::tempdir().unwrap();
@@ -301,7 +412,7 @@ mod tests {
                 store.publish(&staging, record(request, "")).unwrap().pin.artefact.clone()
             })
             .collect();
-        let (removed, _) = store.sweep(&HashSet::from([keys[0].clone()])).unwrap();
+        let (removed, _) = store.sweep(&HashSet::from([keys[0].clone()]), Duration::ZERO).unwrap();
         assert_eq!(removed, 1);
         assert!(store.find(&keys[0]).is_some() && store.find(&keys[1]).is_none());
         assert!(!store.tree(&keys[1]).exists());

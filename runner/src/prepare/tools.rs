@@ -49,13 +49,37 @@ impl Tools {
     pub(crate) async fn find() -> Self {
         let dirs = search_dirs();
         let path = std::env::join_paths(&dirs).unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
-        let probes = KNOWN.map(|(name, files, args)| {
+        let setpriv = executable(&dirs, "setpriv");
+        let none = Self { found: BTreeMap::new(), path, setpriv };
+        Self { found: none.missing().await, ..none }
+    }
+
+    /// The same tools and those that were installed since, if any were.
+    pub(crate) async fn look_again(&self) -> Option<Self> {
+        let mut found = self.missing().await;
+        if found.is_empty() {
+            return None;
+        }
+        found.extend(self.found.clone());
+        Some(Self { found, ..self.clone() })
+    }
+
+    /// Asks those that are not found yet.
+    async fn missing(&self) -> BTreeMap<&'static str, Tool> {
+        let dirs: Vec<PathBuf> = std::env::split_paths(&self.path).collect();
+        let wanted = KNOWN.iter().filter(|(name, ..)| !self.found.contains_key(name));
+        let probes = wanted.map(|(name, files, args)| {
             let file = files.iter().find_map(|file| executable(&dirs, file));
-            let path = path.clone();
-            async move { Some((name, probe(&file?, args, &path).await?)) }
+            async move { Some((*name, probe(&file?, args, &self.path).await?)) }
         });
-        let found = futures_util::future::join_all(probes).await.into_iter().flatten().collect();
-        Self { found, path, setpriv: executable(&dirs, "setpriv") }
+        futures_util::future::join_all(probes).await.into_iter().flatten().collect()
+    }
+
+    /// For tests: stand-ins that need no probe.
+    #[cfg(test)]
+    pub(crate) fn of(tools: &[(&'static str, &Path)]) -> Self {
+        let tool = |path: &Path| Tool { version: "1".into(), path: path.to_owned() };
+        Self { found: tools.iter().map(|(name, path)| (*name, tool(path))).collect(), ..Self::default() }
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<&Tool, PrepareError> {
@@ -135,7 +159,8 @@ async fn probe(file: &Path, args: &[&str], path: &OsString) -> Option<Tool> {
 pub(crate) enum Reach {
     /// A package manager: the operator's registry, proxy and certificate configuration, and the home that holds it.
     Registry,
-    /// The deployer's own build script: nothing of the operator's but proxies and certificates.
+    /// The deployer's own build code: nothing of the operator's but proxies, certificates, and the addresses of the
+    /// Python indexes without their logins, because building a Python project fetches its build tools.
     Project,
 }
 
@@ -146,16 +171,7 @@ pub(crate) fn step_env(
     scratch: &Path,
     cache: &Path,
 ) -> Vec<(OsString, OsString)> {
-    let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
-    for (name, value) in std::env::vars_os() {
-        let Some(text) = name.to_str() else { continue };
-        if is_network(text) || (reach == Reach::Registry && is_registry(text)) {
-            // npm reads both spellings; two of one name would race.
-            let name = if text.starts_with("NPM_CONFIG_") { text.to_lowercase().into() } else { name };
-            env.insert(name, value);
-        }
-    }
-    mirror_pip_index(&mut env);
+    let mut env = operators(std::env::vars_os(), reach);
     let home = match reach {
         Reach::Registry => std::env::var_os("HOME").unwrap_or_else(|| scratch.into()),
         Reach::Project => scratch.into(),
@@ -188,6 +204,46 @@ pub(crate) fn step_env(
     ];
     env.extend(fixed.map(|(name, value)| (name.into(), value)));
     env.into_iter().collect()
+}
+
+/// What a step gets of the runner's own variables.
+fn operators(vars: impl Iterator<Item = (OsString, OsString)>, reach: Reach) -> BTreeMap<OsString, OsString> {
+    let mut env = BTreeMap::new();
+    for (name, value) in vars {
+        let Some(text) = name.to_str() else { continue };
+        if is_network(text) || (reach == Reach::Registry && is_registry(text)) {
+            // npm reads both spellings; two of one name would race.
+            let name = if text.starts_with("NPM_CONFIG_") { text.to_lowercase().into() } else { name };
+            env.insert(name, value);
+        } else if is_python_index(text)
+            && let Some(urls) = value.to_str()
+        {
+            let public: Vec<String> = urls.split_whitespace().map(without_login).collect();
+            env.insert(name, public.join(" ").into());
+        }
+    }
+    mirror_pip_index(&mut env);
+    env
+}
+
+fn is_python_index(name: &str) -> bool {
+    const INDEXES: [&str; 6] = [
+        "UV_DEFAULT_INDEX",
+        "UV_INDEX",
+        "UV_INDEX_URL",
+        "UV_EXTRA_INDEX_URL",
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+    ];
+    INDEXES.contains(&name)
+}
+
+/// `[name=]scheme://user:password@host/path` without the user and the password.
+fn without_login(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[host..])
 }
 
 fn is_network(name: &str) -> bool {
@@ -262,6 +318,40 @@ mod tests {
         {
             assert!(!is_registry(no) && !is_network(no), "{no}");
         }
+    }
+
+    #[test]
+    fn own_build_code_sees_the_indexes_but_no_login() {
+        let vars = [
+            ("UV_DEFAULT_INDEX", "https://user:p%40ss@pypi.corp/simple"),
+            ("UV_INDEX", "https://a@one/x@y own=https://u:p@w@two"),
+            ("UV_INDEX_OWN_PASSWORD", "s3cr3t"),
+            ("npm_config__authToken", "s3cr3t"),
+            ("HTTPS_PROXY", "http://proxy"),
+            ("CLAUDEMESH_X", "s3cr3t"),
+        ];
+        let get = |reach| operators(vars.iter().map(|(n, v)| (n.into(), v.into())), reach);
+        let text = |env: &BTreeMap<OsString, OsString>, name: &str| env[&OsString::from(name)].clone();
+        let own = get(Reach::Project);
+        assert_eq!(own.len(), 3, "{own:?}");
+        assert_eq!(text(&own, "UV_DEFAULT_INDEX"), "https://pypi.corp/simple");
+        assert_eq!(text(&own, "UV_INDEX"), "https://one/x@y own=https://two");
+        let registry = get(Reach::Registry);
+        assert_eq!(text(&registry, "UV_DEFAULT_INDEX"), "https://user:p%40ss@pypi.corp/simple");
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_was_installed_since_is_found_by_looking_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let tools = Tools { path: dir.path().into(), ..Tools::of(&[]) };
+        assert_eq!(tools.get("bun").unwrap_err().code(), ErrorCode::RuntimeMissing);
+        assert!(tools.look_again().await.is_none(), "nothing is new");
+        let file = dir.path().join("bun");
+        std::fs::write(&file, "#!/bin/sh\necho 1.2.3\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let tools = tools.look_again().await.unwrap();
+        assert_eq!(tools.get("bun").unwrap(), &Tool { version: "1.2.3".into(), path: file });
+        assert!(tools.look_again().await.is_none());
     }
 
     #[test]

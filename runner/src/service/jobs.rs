@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use jail::{Isolation, JailSpec, Limits};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::report::{Lists, Reason};
 use wire::runner::Apply;
 use wire::{ErrorCode, ServiceKey};
 
-use crate::instance::{self, Ended, Instance, Launch, Manner, superseded};
+use crate::instance::{self, Ended, Instance, Launch, Manner, StartError, superseded};
 use crate::logs::LogRing;
 use crate::mcp::{CallError, handshake, lists};
 use crate::prepare::{Prepared, ProgressSink};
@@ -23,6 +24,8 @@ use crate::shop::Shop;
 
 /// Several `list_changed` in a row are one.
 const CHANGES_SETTLE: Duration = Duration::from_millis(200);
+/// The same for a server that says so whenever its lists were read.
+const CHANGES_SETTLE_MOST: Duration = Duration::from_secs(60);
 /// How long running calls may go on after their instance was replaced.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Processes and threads a server may add; counted by uid, so generous.
@@ -30,10 +33,10 @@ const MAX_PROCESSES: u64 = 4096;
 
 pub enum Outcome {
     Prepared(Result<Prepared, Reason>),
-    Started(Box<Result<(Instance, Lists), Reason>>),
+    Started(Box<Result<(Instance, Lists), StartError>>),
     Lost(Arc<Instance>, Reason),
     Pinged(Arc<Instance>, Pong),
-    Relisted(Arc<Instance>, watch::Receiver<u64>, Option<Lists>),
+    Relisted(Arc<Instance>, Changes, Option<Lists>),
     Sampled(Arc<Instance>, Option<u64>),
     Drained,
     Gone(Ended),
@@ -92,7 +95,7 @@ pub async fn start(start: Start) -> Outcome {
                 _ => ErrorCode::JailFailed,
             };
             let message = format!("the service's directories could not be made: {e}");
-            return Outcome::Started(Box::new(Err(Reason { code, message, stderr: vec![] })));
+            return Outcome::Started(Box::new(Err(Reason { code, message, stderr: vec![] }.into())));
         }
     };
     let launch = Launch {
@@ -168,13 +171,38 @@ pub async fn ping(instance: Arc<Instance>, limit: Duration) -> Outcome {
     Outcome::Pinged(instance, pong)
 }
 
+/// A server's `list_changed`, taken at a pace that it does not set.
+pub struct Changes {
+    seen: watch::Receiver<u64>,
+    /// How long the last ones were given to settle.
+    pause: Duration,
+}
+
+impl Changes {
+    pub fn new(seen: watch::Receiver<u64>) -> Self {
+        Self { seen, pause: Duration::ZERO }
+    }
+
+    /// Waits for a change and for those that follow it; false when the connection is over. The wait doubles while
+    /// there is less quiet before a change than the wait before it took.
+    async fn settled(&mut self) -> bool {
+        let quiet_from = Instant::now();
+        if self.seen.changed().await.is_err() {
+            return false;
+        }
+        let is_restless = quiet_from.elapsed() < self.pause;
+        let next = if is_restless { self.pause * 2 } else { CHANGES_SETTLE };
+        self.pause = next.min(CHANGES_SETTLE_MOST);
+        let ended = async { while self.seen.changed().await.is_ok() {} };
+        tokio::time::timeout(self.pause, ended).await.is_err()
+    }
+}
+
 /// Waits until the server says that a list changed, and reads all of them again.
-pub async fn relist(instance: Arc<Instance>, mut changes: watch::Receiver<u64>, limit: Duration) -> Outcome {
-    if changes.changed().await.is_err() {
+pub async fn relist(instance: Arc<Instance>, mut changes: Changes, limit: Duration) -> Outcome {
+    if !changes.settled().await {
         return Outcome::Over;
     }
-    tokio::time::sleep(CHANGES_SETTLE).await;
-    changes.mark_unchanged();
     let lists = lists::read_all(&instance.client, &instance.greeting, instance.generation, limit).await;
     let lists = lists
         .inspect_err(
@@ -195,4 +223,34 @@ pub async fn sample(instance: Arc<Instance>) -> Outcome {
     // Reads /proc, which blocks.
     let usage = tokio::task::spawn_blocking(move || jail::usage(helper)).await;
     Outcome::Sampled(instance, usage.ok().and_then(Result::ok).map(|usage| usage.rss_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_lists_change_with_each_reading_is_asked_ever_less_until_it_is_quiet() {
+        let (tell, seen) = watch::channel(0);
+        let mut changes = Changes::new(seen);
+        let mut waits = vec![];
+        for _ in 0..12 {
+            tell.send_modify(|n| *n += 1);
+            let from = Instant::now();
+            assert!(changes.settled().await);
+            waits.push(from.elapsed().as_millis());
+        }
+        assert_eq!(waits[..4], [200, 400, 800, 1600]);
+        assert_eq!(waits[10..], [60_000, 60_000]);
+        let quiet = async {
+            tokio::time::sleep(CHANGES_SETTLE_MOST).await;
+            tell.send_modify(|n| *n += 1);
+        };
+        let from = Instant::now();
+        assert!(tokio::join!(changes.settled(), quiet).0);
+        assert_eq!(from.elapsed(), CHANGES_SETTLE_MOST + CHANGES_SETTLE);
+        tell.send_modify(|n| *n += 1);
+        let ended = async { drop(tell) };
+        assert!(!tokio::join!(changes.settled(), ended).0, "it does not wait for a connection that is over");
+    }
 }

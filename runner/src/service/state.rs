@@ -10,6 +10,9 @@
 //!     └─ Backoff ◄────────────┼─┼──┴──────────────────────────────┤           └─────► Starting
 //!           └────Deadline─────┘ └──Deadline── CrashLoop ◄─────────┘ (5 crashes without 5 stable minutes)
 //!
+//!  PreparedGone is StartFailed that leads back to Preparing: what was prepared is gone, so the pause is followed
+//!  by making it again.
+//!
 //!  Stop, from anywhere: what has a process or a job is Halting until Gone, then Stopped; the rest is Stopped at once.
 //! ```
 //!
@@ -34,6 +37,7 @@ pub enum State {
     /// Fetching and installing.
     Preparing {
         failures: u32,
+        crashes: u32,
     },
     /// The process is being started, greeted and asked for its lists.
     Starting {
@@ -55,7 +59,7 @@ pub enum State {
     },
     CrashLoop {
         until: Instant,
-        crashes: u32,
+        again: Again,
     },
     Stopped,
     Failed,
@@ -76,7 +80,7 @@ pub enum Then {
 /// What `Backoff` repeats, and what it counted so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    Prepare { failures: u32 },
+    Prepare { failures: u32, crashes: u32 },
     Start { crashes: u32 },
 }
 
@@ -87,6 +91,8 @@ pub enum Event {
     Started,
     /// The start was given up and its process tree is gone.
     StartFailed,
+    /// As `StartFailed`, since what was prepared is not there any more.
+    PreparedGone,
     /// The process ended or its connection is unusable.
     Lost,
     PingAnswered,
@@ -131,7 +137,7 @@ pub struct Machine {
 impl Machine {
     /// A new generation and its first effect.
     pub fn new(proven: bool, seed: u64) -> (Self, Effect) {
-        let machine = Self { state: State::Preparing { failures: 0 }, proven, restarts: 0, seed };
+        let machine = Self { state: State::Preparing { failures: 0, crashes: 0 }, proven, restarts: 0, seed };
         (machine, Effect::Prepare)
     }
 
@@ -149,9 +155,11 @@ impl Machine {
             Event::Stop => self.stop(),
             Event::Called => self.called(),
             Event::Deadline => self.due(now),
-            Event::Prepared | Event::PrepareFailed | Event::Started | Event::StartFailed => {
-                self.job_done(event, now)
-            }
+            Event::Prepared
+            | Event::PrepareFailed
+            | Event::Started
+            | Event::StartFailed
+            | Event::PreparedGone => self.job_done(event, now),
             Event::Gone => self.gone(now),
             Event::Lost | Event::PingMissed { .. } | Event::PingAnswered | Event::Unused => {
                 self.observed(event, now)
@@ -186,41 +194,46 @@ impl Machine {
 
     fn due(&mut self, now: Instant) -> (State, Option<Effect>) {
         match self.state {
-            State::Backoff { until, again: Again::Prepare { failures } } if now >= until => {
-                (State::Preparing { failures }, Some(Effect::Prepare))
+            State::Backoff { until, again } | State::CrashLoop { until, again } if now >= until => {
+                match again {
+                    Again::Prepare { failures, crashes } => {
+                        (State::Preparing { failures, crashes }, Some(Effect::Prepare))
+                    }
+                    Again::Start { crashes } => {
+                        self.restarts += 1;
+                        (State::Starting { crashes }, Some(Effect::Start))
+                    }
+                }
             }
-            State::Backoff { until, again: Again::Start { crashes } } if now >= until => {
-                self.restart(crashes)
-            }
-            State::CrashLoop { until, crashes } if now >= until => self.restart(crashes),
             state => (state, None),
         }
     }
 
-    fn restart(&mut self, crashes: u32) -> (State, Option<Effect>) {
-        self.restarts += 1;
-        (State::Starting { crashes }, Some(Effect::Start))
-    }
-
     fn job_done(&mut self, event: Event, now: Instant) -> (State, Option<Effect>) {
         match (self.state, event) {
-            (State::Preparing { .. }, Event::Prepared) => {
-                (State::Starting { crashes: 0 }, Some(Effect::Start))
+            (State::Preparing { crashes, .. }, Event::Prepared) => {
+                (State::Starting { crashes }, Some(Effect::Start))
             }
-            (State::Preparing { failures }, Event::PrepareFailed) if self.proven => {
+            (State::Preparing { failures, crashes }, Event::PrepareFailed) if self.proven => {
                 let failures = failures.saturating_add(1);
                 let until = now + self.pause(failures);
-                (State::Backoff { until, again: Again::Prepare { failures } }, None)
+                (State::Backoff { until, again: Again::Prepare { failures, crashes } }, None)
             }
             (State::Starting { crashes }, Event::Started) => {
                 self.proven = true;
                 (State::Ready { since: now, crashes, strikes: 0 }, None)
             }
             (State::Starting { crashes }, Event::StartFailed) if self.proven => {
-                (self.crashed(crashes.saturating_add(1), now), None)
+                let crashes = crashes.saturating_add(1);
+                (self.fallen(crashes, Again::Start { crashes }, now), None)
+            }
+            (State::Starting { crashes }, Event::PreparedGone) if self.proven => {
+                // Counted on through the preparation, or one that always makes the same nothing would go on for ever.
+                let crashes = crashes.saturating_add(1);
+                (self.fallen(crashes, Again::Prepare { failures: 0, crashes }, now), None)
             }
             (State::Preparing { .. }, Event::PrepareFailed)
-            | (State::Starting { .. }, Event::StartFailed) => (State::Failed, None),
+            | (State::Starting { .. }, Event::StartFailed | Event::PreparedGone) => (State::Failed, None),
             // It became ready just before it was told to give up.
             (state @ State::Halting { .. }, Event::Started) => (state, Some(Effect::Halt)),
             (State::Halting { .. }, _) => self.gone(now),
@@ -232,7 +245,9 @@ impl Machine {
         match self.state {
             State::Halting { then: Then::Idle } => (State::Idle, None),
             State::Halting { then: Then::Wake } => (State::Starting { crashes: 0 }, Some(Effect::Start)),
-            State::Halting { then: Then::Crashed { crashes } } => (self.crashed(crashes, now), None),
+            State::Halting { then: Then::Crashed { crashes } } => {
+                (self.fallen(crashes, Again::Start { crashes }, now), None)
+            }
             State::Halting { then: Then::Stopped } => (State::Stopped, None),
             state => (state, None),
         }
@@ -259,11 +274,11 @@ impl Machine {
         }
     }
 
-    fn crashed(&self, crashes: u32, now: Instant) -> State {
+    fn fallen(&self, crashes: u32, again: Again, now: Instant) -> State {
         if crashes >= CRASHES {
-            State::CrashLoop { until: now + CRASH_LOOP_PAUSE, crashes }
+            State::CrashLoop { until: now + CRASH_LOOP_PAUSE, again }
         } else {
-            State::Backoff { until: now + self.pause(crashes), again: Again::Start { crashes } }
+            State::Backoff { until: now + self.pause(crashes), again }
         }
     }
 
@@ -287,7 +302,7 @@ mod tests {
     fn events() -> Vec<Event> {
         use Event::*;
         let pings = [PingAnswered, PingMissed { busy: false }, PingMissed { busy: true }];
-        let mut all = vec![Prepared, PrepareFailed, Started, StartFailed, Lost, Unused, Called];
+        let mut all = vec![Prepared, PrepareFailed, Started, StartFailed, PreparedGone, Lost, Unused, Called];
         all.extend(pings);
         all.extend([Deadline, Gone, Stop]);
         all
@@ -296,7 +311,7 @@ mod tests {
     fn states(now: Instant) -> Vec<State> {
         let until = now + Duration::from_secs(9);
         vec![
-            State::Preparing { failures: 0 },
+            State::Preparing { failures: 0, crashes: 0 },
             State::Starting { crashes: 0 },
             State::Ready { since: now, crashes: 0, strikes: 1 },
             State::Halting { then: Then::Idle },
@@ -305,7 +320,7 @@ mod tests {
             State::Halting { then: Then::Stopped },
             State::Idle,
             State::Backoff { until, again: Again::Start { crashes: 1 } },
-            State::CrashLoop { until, crashes: 5 },
+            State::CrashLoop { until, again: Again::Start { crashes: 5 } },
             State::Stopped,
             State::Failed,
         ]
@@ -337,9 +352,9 @@ mod tests {
         }
         let pings = "PingAnswered PingMissed { busy: false } PingMissed { busy: true }";
         let watching = format!("Lost Unused Called {pings} Deadline");
-        let jobs = "Prepared PrepareFailed Started StartFailed";
+        let jobs = "Prepared PrepareFailed Started StartFailed PreparedGone";
         let expected = [
-            format!("Preparing: Started StartFailed {watching} Gone"),
+            format!("Preparing: Started StartFailed PreparedGone {watching} Gone"),
             format!("Starting: Prepared PrepareFailed {watching} Gone"),
             format!("Ready: {jobs} Called Deadline Gone"),
             format!("Halting {{ then: Idle }}: Lost Unused {pings} Deadline"),
@@ -359,8 +374,9 @@ mod tests {
     fn an_unproven_generation_fails_once_and_a_proven_one_is_tried_again() {
         let now = Instant::now();
         for (state, event) in [
-            (State::Preparing { failures: 0 }, Event::PrepareFailed),
+            (State::Preparing { failures: 0, crashes: 0 }, Event::PrepareFailed),
             (State::Starting { crashes: 0 }, Event::StartFailed),
+            (State::Starting { crashes: 0 }, Event::PreparedGone),
         ] {
             let mut machine = at(state, false);
             assert_eq!((machine.step(event, now), machine.state), (None, State::Failed));
@@ -386,7 +402,10 @@ mod tests {
             assert_eq!(machine.step(Event::Deadline, now), Some(Effect::Start));
         }
         crash(&mut machine, now);
-        assert_eq!(machine.state, State::CrashLoop { until: now + CRASH_LOOP_PAUSE, crashes: 5 });
+        assert_eq!(
+            machine.state,
+            State::CrashLoop { until: now + CRASH_LOOP_PAUSE, again: Again::Start { crashes: 5 } }
+        );
         now += CRASH_LOOP_PAUSE;
         machine.step(Event::Deadline, now);
         assert_eq!(machine.restarts, 5);
@@ -394,6 +413,26 @@ mod tests {
         now += STABLE;
         machine.step(Event::Lost, now);
         assert_eq!(machine.state, State::Halting { then: Then::Crashed { crashes: 1 } });
+    }
+
+    #[test]
+    fn what_is_gone_is_prepared_again_and_if_that_does_not_help_it_is_a_loop() {
+        let mut now = Instant::now();
+        let mut machine = at(State::Starting { crashes: 0 }, true);
+        for n in 1..CRASHES + 2 {
+            assert_eq!(machine.step(Event::PreparedGone, now), None);
+            assert_eq!(matches!(machine.state, State::CrashLoop { .. }), n >= CRASHES, "start {n}");
+            now = machine.deadline().expect("a pause");
+            assert_eq!(machine.step(Event::Deadline, now), Some(Effect::Prepare));
+            // A preparation that fails on the way neither forgets nor adds a crash.
+            machine.step(Event::PrepareFailed, now);
+            now = machine.deadline().expect("a pause");
+            assert_eq!(machine.step(Event::Deadline, now), Some(Effect::Prepare));
+            assert_eq!(machine.step(Event::Prepared, now), Some(Effect::Start));
+            assert_eq!(machine.state, State::Starting { crashes: n });
+        }
+        machine.step(Event::Started, now);
+        assert!(matches!(machine.state, State::Ready { .. }));
     }
 
     #[test]
@@ -425,7 +464,7 @@ mod tests {
         fn no_order_of_events_breaks_the_invariants(
             proven: bool,
             seed: u64,
-            script in proptest::collection::vec((0..13usize, 0..400u64), 1..200),
+            script in proptest::collection::vec((0..14usize, 0..400u64), 1..200),
         ) {
             let mut now = Instant::now();
             let (mut machine, first) = Machine::new(proven, seed);
@@ -440,7 +479,7 @@ mod tests {
                     Event::Prepared | Event::PrepareFailed => {
                         job && matches!(machine.state, State::Preparing { .. } | State::Halting { .. }) && !process
                     }
-                    Event::Started | Event::StartFailed => {
+                    Event::Started | Event::StartFailed | Event::PreparedGone => {
                         job && matches!(machine.state, State::Starting { .. } | State::Halting { .. }) && !process
                     }
                     Event::Gone => process && matches!(machine.state, State::Halting { .. }),
@@ -448,7 +487,9 @@ mod tests {
                 };
                 if !possible { continue }
                 match event {
-                    Event::Prepared | Event::PrepareFailed | Event::StartFailed => job = false,
+                    Event::Prepared | Event::PrepareFailed | Event::StartFailed | Event::PreparedGone => {
+                        job = false;
+                    }
                     Event::Started => { job = false; process = true; was_ready = true; }
                     Event::Gone => process = false,
                     Event::Stop => stopped = true,

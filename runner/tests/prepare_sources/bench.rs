@@ -119,6 +119,11 @@ impl Bench {
             tokio::process::Command::new("chmod").args(["-R", "u+w"]).arg(&store).status().await.unwrap();
         assert!(status.success());
         std::fs::remove_dir_all(&store).unwrap();
+        self.reopen().await;
+    }
+
+    /// As a restart of the runner does.
+    pub async fn reopen(&mut self) {
         let mut config = WorkshopConfig::new(self.dir.path().join("store"));
         config.git_schemes = vec!["https".into(), "http".into()];
         self.workshop = Workshop::open(config).await.unwrap();

@@ -45,6 +45,8 @@ async fn a_real_package_is_pinned_reused_and_rebuilt_from_its_pin() {
     let keep = Retain { artefacts: Vec::new(), blobs: Vec::new() };
     let in_use = HashSet::from([made.pin.artefact.clone()]);
     assert_eq!(bench.workshop.retain(&keep, &in_use).await.unwrap().removed, 0);
+    assert_eq!(bench.workshop.retain(&keep, &HashSet::new()).await.unwrap().removed, 0, "just prepared");
+    bench.reopen().await;
     let swept = bench.workshop.retain(&keep, &HashSet::new()).await.unwrap();
     assert!(swept.removed == 1 && swept.freed_bytes > 1_000_000, "{swept:?}");
     assert!(!made.cwd.exists());

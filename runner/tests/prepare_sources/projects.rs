@@ -167,6 +167,29 @@ async fn requirements_and_pyproject_make_an_environment() {
 }
 
 #[tokio::test]
+async fn a_loose_requirement_is_built_only_when_scripts_are_allowed() {
+    let bench = Bench::new().await;
+    if !bench.has(&["uv", "python"]) {
+        return;
+    }
+    let lib = "[project]\nname = 'lib'\nversion = '1'\n[build-system]\nrequires = ['setuptools']\n\
+               build-backend = 'setuptools.build_meta'\n";
+    let source = format!("import lib\n{}", python_server("loose"));
+    let files = [
+        ("requirements.txt", "./lib\n"),
+        ("lib/pyproject.toml", lib),
+        ("lib/lib.py", ""),
+        ("server.py", source.as_str()),
+    ];
+    let mut spec = bench.zip(&files).await;
+    let error = bench.prepare(&spec).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InstallFailed);
+    assert!(error.to_string().contains("--allow-scripts"), "{error} {:?}", error.stderr());
+    spec.allow_scripts = true;
+    assert_eq!(name_of(&bench, &spec).await, "loose");
+}
+
+#[tokio::test]
 async fn a_uv_lock_is_synced_without_development_dependencies() {
     let bench = Bench::new().await;
     if !bench.has(&["uv", "python"]) {

@@ -1,5 +1,6 @@
 //! `mcp_call` and `mcp_request`: one way through [`crate::calls`], two spellings.
 
+use catalog::access::{self, Action, Decision};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use wire::RawJson;
@@ -15,7 +16,7 @@ pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
     let events = meta.as_ref().is_some_and(|meta| meta.get().contains("\"progressToken\""));
     let params = match tool_params(&tool_name, args.as_deref(), meta.as_deref()) {
         Ok(params) => params,
-        Err(error) => return answer(&asked, Err(error.into()), |result| result).await,
+        Err(error) => return answer(&asked, &server_name, Err(error.into()), |result| result).await,
     };
     let result = run(
         &asked,
@@ -31,7 +32,7 @@ pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
         },
     );
     let result = result.await;
-    answer(&asked, result, |result| result).await;
+    answer(&asked, &server_name, result, |result| result).await;
 }
 
 pub async fn request(asked: Asked, frame: McpRequest, cancel: CancellationToken) {
@@ -51,7 +52,7 @@ pub async fn request(asked: Asked, frame: McpRequest, cancel: CancellationToken)
         },
     );
     let result = result.await;
-    answer(&asked, result, McpRequestResult).await;
+    answer(&asked, &server_name, result, McpRequestResult).await;
 }
 
 async fn run(asked: &Asked, cancel: &CancellationToken, call: Call<'_>) -> Result<RawJson, CallError> {
@@ -73,6 +74,7 @@ async fn carry(asked: &Asked, call: Call<'_>) -> Result<RawJson, CallError> {
 
 async fn answer<B: Body + Serialize>(
     asked: &Asked,
+    server_name: &str,
     result: Result<RawJson, CallError>,
     spell: impl FnOnce(McpCallResult) -> B,
 ) {
@@ -84,12 +86,20 @@ async fn answer<B: Body + Serialize>(
                 result: None,
                 error: Some(failure.message),
                 code: Some(failure.code),
-                stderr: failure.stderr,
+                stderr: if may_read_logs(asked, server_name) { failure.stderr } else { Vec::new() },
                 rpc: failure.rpc,
             }
         }
     };
     asked.answer(&spell(body)).await;
+}
+
+/// The last lines of a process are a piece of its log, and a call is answered to more people than may read that.
+fn may_read_logs(asked: &Asked, server_name: &str) -> bool {
+    let service = asked.view.service(server_name);
+    service.is_some_and(|service| {
+        access::decide(&asked.caller, Action::Logs, Some(service.subject())) == Decision::Allow
+    })
 }
 
 /// `{"name":…,"arguments":…,"_meta":…}`, with the client's bytes as they came.

@@ -207,7 +207,7 @@ fn at(generation: Generation, phase: Phase, package: &str) -> GenerationReport {
         version: format!("1.0.{generation}"),
         integrity: "sha512-x".into(),
         artefact: "a".repeat(64),
-        lock: String::new(),
+        lock: "a long lock".into(),
     };
     GenerationReport {
         generation,
@@ -356,6 +356,10 @@ async fn rpc(
                 std::future::pending::<Result<String, Infallible>>().await
             });
             Body::from_stream(never).into_response()
+        }
+        Some("dies") => {
+            let error = json!({"code": "instance_lost", "message": "it ended", "stderr": ["key=hunter2"]});
+            Body::from(line(&json!({"error": error}))).into_response()
         }
         Some("broken") => {
             let error = json!({"code": -32602, "message": "bad args"});

@@ -31,6 +31,7 @@ use super::state::{Effect, Event, Machine, State};
 use super::{ApplyError, Command, RemoveError, ServiceHandle, wish};
 use crate::instance::{Manner, superseded};
 use crate::logs::{LogRing, Stream};
+use crate::mcp::lists::is_equal;
 use crate::prepare::ProgressSink;
 use crate::shop::Shop;
 
@@ -319,11 +320,13 @@ impl ServiceTask {
         if self.serving != Some(nonce) {
             return;
         }
-        if let Some(lists) = self.held.get(&nonce).and_then(|held| held.lists.clone()) {
-            // In this order, as for reports.
-            self.lists.send_replace(Some(lists.clone()));
-            self.shop.events.lists(&self.key, &lists);
+        let Some(lists) = self.held.get(&nonce).and_then(|held| held.lists.clone()) else { return };
+        if self.lists.borrow().as_ref().is_some_and(|told| is_equal(told, &lists)) {
+            return;
         }
+        // In this order, as for reports.
+        self.lists.send_replace(Some(lists));
+        self.shop.events.lists(&self.key);
     }
 
     /// Tells whoever watches; nothing when nothing changed.

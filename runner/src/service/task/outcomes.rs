@@ -12,7 +12,7 @@ use super::super::generation::Holding;
 use super::super::jobs::{self, Outcome, Pong};
 use super::super::state::Event;
 use super::{Nonce, ServiceTask};
-use crate::instance::{Ended, Instance};
+use crate::instance::{Ended, Instance, StartError};
 use crate::logs::{Stream, now_ms};
 
 /// A sample that moved less than this is not news.
@@ -32,7 +32,10 @@ impl ServiceTask {
             Outcome::Prepared(Err(reason)) => self.failed(nonce, reason, Event::PrepareFailed),
             Outcome::Started(outcome) => match *outcome {
                 Ok((instance, lists)) => self.started(nonce, instance, lists),
-                Err(reason) => self.failed(nonce, reason, Event::StartFailed),
+                Err(StartError { reason, is_gone }) => {
+                    let event = if is_gone { Event::PreparedGone } else { Event::StartFailed };
+                    self.failed(nonce, reason, event);
+                }
             },
             Outcome::Lost(instance, reason) if is_current(&instance) => {
                 if !held.is_ready() {
@@ -112,7 +115,7 @@ impl ServiceTask {
         if !self.held.get(&nonce).is_some_and(Holding::is_ready) {
             return;
         }
-        let (limit, changes) = (self.shop.config.start_timeout, instance.changes());
+        let (limit, changes) = (self.shop.config.start_timeout, jobs::Changes::new(instance.changes()));
         let (watched, listed, sampled) = (instance.clone(), instance.clone(), instance.clone());
         self.jobs.spawn(async move { (nonce, jobs::watch(watched).await) });
         self.jobs.spawn(async move { (nonce, jobs::relist(listed, changes, limit).await) });
