@@ -73,8 +73,8 @@ impl Runner {
             .no_proxy()
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
-            // One connection per running call: on this path HTTP/1.1 measured 28 µs and 84,000 requests/s where
-            // HTTP/2 took 77 µs and 40,000, and dropping a call closes its connection, which cancels it.
+            // One connection per running call: dropping a call closes its connection, which cancels it. HTTP/2 was slower
+            // in a trial (docs/benchmarks.md says how far that goes).
             .http1_only()
             .pool_max_idle_per_host(IDLE_CONNECTIONS);
         let (client, base, token) = match link {
