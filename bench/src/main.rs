@@ -1,19 +1,25 @@
-//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|all] --binary PATH`.
+//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|all] --binary PATH`.
 //!
 //! Each measures against a baseline in the same run, so that ratios hold on any machine.
 
 mod calls;
+mod cells;
 mod direct;
 mod figures;
+mod jails;
 mod stage;
 mod states;
+mod tiers;
+mod ways_out;
+mod weaker;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-const USAGE: &str = "usage: bench [calls|lists|redeploy|restart|memory|all] [--binary PATH]";
-const ALL: [&str; 5] = ["calls", "lists", "redeploy", "restart", "memory"];
+const USAGE: &str =
+    "usage: bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|all]… [--binary PATH]";
+const ALL: [&str; 8] = ["calls", "lists", "redeploy", "restart", "memory", "jail", "egress", "tiers"];
 
 struct Wanted {
     what: Vec<String>,
@@ -39,10 +45,18 @@ fn wanted(mut args: impl Iterator<Item = String>) -> Result<Wanted> {
     Ok(Wanted { what, binary })
 }
 
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.split_first() {
+        Some((role, command)) if role == weaker::ROLE => weaker::run(command),
+        _ => measure(args),
+    }
+}
+
 // One thread: a peer is a client of one socket, and a second thread would only add its own wake-ups to the figures.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    let Wanted { what, binary } = wanted(std::env::args().skip(1))?;
+async fn measure(args: Vec<String>) -> Result<()> {
+    let Wanted { what, binary } = wanted(args.into_iter())?;
     println!("Measured on: {}.", figures::machine());
     if cfg!(debug_assertions) {
         println!("\n**A debug build: these figures mean nothing.**");
@@ -59,6 +73,15 @@ async fn run(name: &str, binary: &Path) -> Result<()> {
         "lists" => states::lists(binary).await,
         "redeploy" => states::redeploy(binary).await,
         "restart" => states::restart(binary).await,
+        "jail" => blocking(jails::run, binary).await,
+        "egress" => blocking(ways_out::run, binary).await,
+        "tiers" => tiers::run(binary).await,
         _ => states::memory(binary).await,
     }
+}
+
+/// For what waits by blocking, or has a runtime of its own.
+async fn blocking(what: fn(&Path) -> Result<()>, binary: &Path) -> Result<()> {
+    let binary = binary.to_owned();
+    tokio::task::spawn_blocking(move || what(&binary)).await?
 }

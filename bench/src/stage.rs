@@ -1,5 +1,7 @@
 //! A `claudemesh up` of its own in a temporary directory, and a connection to it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,8 +14,17 @@ use wire::peer::hosting::{McpStatus, McpStatusResult, ServiceStatus};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the machine lets `up` do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grants {
+    All,
+    /// As in a default container: no jail but the light one can be built.
+    NoNamespaces,
+}
+
 pub struct Stage {
     binary: PathBuf,
+    grants: Grants,
     dir: TempDir,
     up: Option<Child>,
     listen: String,
@@ -23,14 +34,36 @@ impl Stage {
     /// # Errors
     /// When `up` does not answer in time.
     pub async fn start(binary: &Path) -> Result<Self> {
+        Self::start_with(binary, Grants::All).await
+    }
+
+    /// # Errors
+    /// When `up` does not answer in time.
+    pub async fn start_with(binary: &Path, grants: Grants) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("claudemesh-bench-").tempdir()?;
-        let mut stage = Self { binary: binary.to_owned(), dir, up: None, listen: "127.0.0.1:0".to_owned() };
+        // A light jail has no view of its own: the uids of services must be able to pass.
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        let mut stage =
+            Self { binary: binary.to_owned(), grants, dir, up: None, listen: "127.0.0.1:0".to_owned() };
         stage.up().await?;
         Ok(stage)
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        self.dressed(Command::new(&self.binary))
+    }
+
+    /// The one that starts the runner, and so decides about its jails.
+    fn up_command(&self) -> Result<Command> {
+        if self.grants == Grants::All {
+            return Ok(self.command());
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(crate::weaker::ROLE).arg(&self.binary);
+        Ok(self.dressed(command))
+    }
+
+    fn dressed(&self, mut command: Command) -> Command {
         command
             .env("CLAUDEMESH_CONFIG_DIR", self.dir.path().join("config"))
             .stdin(Stdio::null())
@@ -46,7 +79,7 @@ impl Stage {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("up.log"))?;
         let mut child = self
-            .command()
+            .up_command()?
             .args(["up", "--listen", &self.listen, "--data"])
             .arg(self.dir.path().join("data"))
             .stdout(log.try_clone()?)
@@ -137,6 +170,22 @@ impl Stage {
             tokio::time::timeout(PATIENCE, up.wait()).await.context("`up` does not end")??;
         ensure!(status.success(), "`up` ended with {status}");
         Ok(())
+    }
+}
+
+/// A measurement that failed must not leave a runner and its servers behind.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.up.is_some() {
+            let _ = std::process::Command::new(&self.binary)
+                .env("CLAUDEMESH_CONFIG_DIR", self.dir.path().join("config"))
+                .args(["down", "--data"])
+                .arg(self.dir.path().join("data"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
     }
 }
 

@@ -49,12 +49,14 @@ pub async fn redeploy(binary: &Path) -> Result<()> {
     stage.run(&deploy).await?;
     // A rollback deploys a pin that is known; `deploy` asks the registry first what the newest version is.
     stage.run(&deploy).await?;
-    for (label, command) in
-        [("npm, pinned (rollback)", &["rollback", "everything"][..]), ("npm, with registry", &deploy)]
-    {
+    for (label, command, goal_ms) in [
+        ("npm, pinned (rollback)", &["rollback", "everything"][..], 100),
+        ("npm, with registry", &deploy, 1000),
+    ] {
+        let goal = Duration::from_millis(goal_ms);
         let connection = stage.connect().await?;
         let (mut whole, mut own) = (Samples::default(), Samples::default());
-        for _ in 0..5 {
+        for _ in 0..9 {
             let since = Instant::now();
             stage.run(command).await?;
             whole.push(since.elapsed());
@@ -66,13 +68,13 @@ pub async fn redeploy(binary: &Path) -> Result<()> {
             own.push(since.elapsed());
         }
         let added = whole.p50().saturating_sub(own.p50());
-        let met = verdict(added <= Duration::from_secs(1));
+        let met = verdict(added <= goal);
         table.row([
             label.to_owned(),
             time(whole.p50()),
             time(own.p50()),
             time(added),
-            "added ≤ 1 s".into(),
+            format!("added ≤ {}", time(goal)),
             met,
         ]);
     }

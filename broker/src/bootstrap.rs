@@ -61,6 +61,7 @@ fn new_mesh(slug: &str, owner: &PublicKey) -> Mesh {
         owner_pubkey: owner.clone(),
         root_key: URL_SAFE_NO_PAD.encode(root),
         created_at: clock::now_ms(),
+        policy: wire::Policy::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catalog::access::{self, Action, Caller, Decision};
+use catalog::quarantine::Unreadable;
 use tokio::time::{Instant, timeout_at};
 use wire::runner::{Failure, Rpc, RpcLine};
 use wire::{ErrorCode, RawJson, ServiceKey};
@@ -57,6 +58,10 @@ pub enum CallError {
     Deadline,
     #[error("service `{0}` did not become ready before the deadline")]
     NotReady(String),
+    #[error("`{0}` is not what the service's owner approved; they can look at it and approve it")]
+    Quarantined(String),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
@@ -67,7 +72,8 @@ impl CallError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound(_) => ErrorCode::NotFound,
-            Self::Method(_) => ErrorCode::InvalidArgs,
+            Self::Method(_) | Self::Unreadable(_) => ErrorCode::InvalidArgs,
+            Self::Quarantined(_) => ErrorCode::Quarantined,
             Self::Unwritable(_) => ErrorCode::Internal,
             Self::Stopped(_) => ErrorCode::ServiceStopped,
             Self::Failed { .. } => ErrorCode::ServiceFailed,
@@ -193,13 +199,18 @@ impl Ongoing {
     }
 }
 
-/// The service, when the caller may call it and people want it to run.
+/// The service, when the caller may call it, nothing of what they ask is withheld, and people want it to run.
 fn callable(call: &Call<'_>) -> Result<ServiceKey, CallError> {
     let unknown = || CallError::NotFound(crate::error::shown(call.server_name));
     let service = call.view.service(call.server_name).ok_or_else(unknown)?;
     if access::decide(call.caller, Action::Call, Some(service.subject())) != Decision::Allow {
         // Also when the caller may see it: nothing tells them more than that it is not theirs to call.
         return Err(unknown());
+    }
+    if let Some(quarantine) = service.quarantine_for(call.caller)
+        && let Some(name) = quarantine.asked(call.method, call.params.as_ref())?
+    {
+        return Err(CallError::Quarantined(crate::error::shown(&name)));
     }
     if service.is_stopped() {
         return Err(CallError::Stopped(service.name().to_string()));

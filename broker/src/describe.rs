@@ -8,7 +8,7 @@ use catalog::access::{self, Action, Caller, Decision};
 use catalog::drift;
 use serde::Deserialize;
 use wire::ErrorCode;
-use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus};
+use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus, Suspicion};
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
 use wire::spec::{Pin, Source};
 
@@ -16,15 +16,18 @@ use crate::clock;
 use crate::observed::Observed;
 use crate::views::{MeshView, ServiceView};
 
+/// Bytes of a name that are shown where it may be repeated.
+pub const LONG_NAME: usize = 128;
+
 /// The services that the caller may call, with their tools. Also those that are asleep or restarting: a call wakes them.
 pub fn offers(observed: &Observed, view: &MeshView, caller: &Caller) -> Vec<ServiceOffer> {
     view.services()
         .filter(|service| access::may_call(caller, service.subject()) && is_offered(service))
         .map(|service| ServiceOffer {
             name: service.name().to_string(),
-            description: description(service),
+            description: description(service, service.lists_for(caller)),
             status: phase(service, observed.get(service.key()).as_deref()).status().into(),
-            tools: service.lists().map(|lists| lists.tools.clone()).unwrap_or_default(),
+            tools: tools(service.lists_for(caller)),
             deployed_by: view.name_of(service.deployed_by()),
         })
         .collect()
@@ -35,7 +38,7 @@ pub fn is_offered(service: &ServiceView) -> bool {
     service.lists().is_some() && !service.is_stopped() && service.failure().is_none()
 }
 
-/// Everything about one service.
+/// One service, without what has to be read from the store ([`crate::approvals`], [`crate::audit`]).
 pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &ServiceView) -> ServiceStatus {
     let report = observed.get(service.key());
     let shown = report.as_deref().and_then(current);
@@ -46,12 +49,18 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         reason: redacted(&failed.reason, manageable),
     });
     let spec = service.spec();
+    let lists = service.lists_for(caller);
+    let held = service.quarantine_for(caller);
+    let is_shown = |found: &&Suspicion| held.is_none_or(|held| !held.holds_tool(&found.tool));
+    // A server may call a tool whatever it likes, at any length, and many suspicions repeat the name.
+    let named = |found: &Suspicion| Suspicion { tool: cut(&found.tool, LONG_NAME), what: found.what.clone() };
+    let suspicions = service.suspicions().iter().filter(is_shown).map(named).collect();
     ServiceStatus {
         name: service.name().to_string(),
         kind: "mcp".into(),
-        description: description(service),
+        description: description(service, lists),
         status: phase(service, report.as_deref()).status().into(),
-        tool_count: service.lists().map_or(0, |lists| lists.tools.len()),
+        tool_count: lists.map_or(0, |lists| lists.tools.len()),
         deployed_by: view.name_of(service.deployed_by()),
         scope: service.scope().clone(),
         source_type: source_type(&spec.source).into(),
@@ -66,7 +75,14 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         env_names: if manageable { spec.env_names.clone() } else { Vec::new() },
         args: if manageable { spec.args.clone() } else { Vec::new() },
         restarts: shown.map_or(0, |generation| generation.restarts),
-        memory_bytes: shown.and_then(|generation| generation.memory_bytes),
+        usage: shown.and_then(|generation| generation.usage),
+        limits: spec.limits,
+        tier: shown.and_then(|generation| generation.tier),
+        network: spec.network.clone(),
+        learning_until: spec.learn_until_ms.filter(|until| *until > clock::now_ms()).map(clock::iso),
+        egress: Vec::new(),
+        drift: None,
+        suspicions,
         ready_since: shown.and_then(|generation| generation.ready_since_ms).map(clock::iso),
         pid: shown.and_then(|generation| generation.pid),
         updated_at: clock::iso(row.updated_at),
@@ -74,10 +90,10 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
     }
 }
 
-/// What the last ready instance listed.
-pub fn schema(service: &ServiceView, tool: Option<&str>) -> McpSchemaResult {
+/// What the last ready instance listed, as far as the caller may have it.
+pub fn schema(service: &ServiceView, caller: &Caller, tool: Option<&str>) -> McpSchemaResult {
     let server_name = service.name().to_string();
-    let Some(lists) = service.lists() else {
+    let Some(lists) = service.lists_for(caller) else {
         return McpSchemaResult {
             server_name,
             tools: Vec::new(),
@@ -115,7 +131,7 @@ pub fn tool_names(lists: &Lists) -> Vec<String> {
 }
 
 /// What the server says about itself, else what the original said about every one.
-pub fn description(service: &ServiceView) -> String {
+pub fn description(service: &ServiceView, lists: Option<&Arc<Lists>>) -> String {
     #[derive(Deserialize)]
     struct ServerInfo {
         #[serde(default)]
@@ -123,7 +139,7 @@ pub fn description(service: &ServiceView) -> String {
         #[serde(default)]
         description: Option<String>,
     }
-    let info = service.lists().and_then(|l| serde_json::from_str::<ServerInfo>(l.server_info.get()).ok());
+    let info = lists.and_then(|l| serde_json::from_str::<ServerInfo>(l.server_info.get()).ok());
     let own = info.and_then(|info| info.description.or(info.title)).filter(|text| !text.is_empty());
     own.unwrap_or_else(|| format!("MCP server: {}", service.name()))
 }
@@ -177,9 +193,9 @@ pub fn shown_pin(pin: &Pin) -> Pin {
     }
 }
 
-/// A report to be kept for listings: what it is proven by stands in the generation.
-pub fn without_locks(report: &ServiceReport) -> ServiceReport {
-    let mut kept = report.clone();
+/// A report to be kept for listings: what it is proven by stands in the generation, its connections in their own table.
+pub fn kept_report(report: &ServiceReport) -> ServiceReport {
+    let mut kept = ServiceReport { egress: Vec::new(), ..report.clone() };
     for pin in kept.serving.iter_mut().chain(&mut kept.candidate).filter_map(|g| g.pin.as_mut()) {
         pin.lock = String::new();
     }
@@ -229,6 +245,16 @@ fn without_credentials(url: &str) -> String {
     path.map_or_else(|| format!("{scheme}://{host}"), |path| format!("{scheme}://{host}/{path}"))
 }
 
+/// At most so many bytes of a text, and how many there are more.
+pub fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let kept = &text[..end];
+    format!("{kept}… ({} bytes more)", text.len() - kept.len())
+}
+
 /// Tools of a service as events and terminal statuses carry them.
 pub fn tools(lists: Option<&Arc<Lists>>) -> Vec<wire::RawJson> {
     lists.map(|lists| lists.tools.clone()).unwrap_or_default()
@@ -237,6 +263,12 @@ pub fn tools(lists: Option<&Arc<Lists>>) -> Vec<wire::RawJson> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_says_so() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("aéb", 2), "a… (3 bytes more)");
+    }
 
     #[test]
     fn a_pasted_password_is_not_shown() {
@@ -268,14 +300,21 @@ mod tests {
             restarts: 0,
             ready_since_ms: None,
             pid: None,
-            memory_bytes: None,
+            usage: None,
+            tier: None,
         };
         let service = wire::ServiceKey {
             mesh: wire::MeshId::parse(&"M".repeat(32)).expect("mesh"),
             name: wire::ServiceName::parse("s").expect("name"),
         };
-        let report = ServiceReport { service, revision: 1, serving: Some(one.clone()), candidate: Some(one) };
-        let kept = without_locks(&report);
+        let report = ServiceReport {
+            service,
+            revision: 1,
+            serving: Some(one.clone()),
+            candidate: Some(one),
+            egress: vec![],
+        };
+        let kept = kept_report(&report);
         let pins = kept.serving.iter().chain(&kept.candidate).map(|g| g.pin.clone());
         assert_eq!(pins.collect::<Vec<_>>(), [Some(bare.clone()), Some(bare)]);
     }

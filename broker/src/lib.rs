@@ -11,6 +11,8 @@
 //! ```
 
 mod app;
+mod approvals;
+mod audit;
 mod bootstrap;
 mod calls;
 mod clock;
@@ -27,6 +29,7 @@ mod members;
 mod metrics;
 mod observed;
 mod peer;
+mod policy;
 mod reconcile;
 mod runner;
 pub mod store;

@@ -7,9 +7,12 @@
 //! will need `changed` on a bus.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use catalog::access::{Caller, Subject, may_see};
+use catalog::quarantine::{self, Quarantine};
+use catalog::suspicion;
+use wire::peer::hosting::Suspicion;
 use wire::report::{Lists, Reason};
 use wire::spec::{Pin, ServiceSpec};
 use wire::{ErrorCode, Generation, MemberId, MeshId, PublicKey, Scope, ServiceKey, ServiceName};
@@ -17,14 +20,35 @@ use wire::{ErrorCode, Generation, MemberId, MeshId, PublicKey, Scope, ServiceKey
 use crate::error::FrameError;
 use crate::store::{Member, Mesh, Service, Store, StoreError, StoredGeneration, Wanted};
 
-/// One service: the record, its target generation, and what it last listed.
+/// One service: the record, its target generation, what it last listed, and what of that is withheld.
 pub struct ServiceView {
     row: Service,
     target: StoredGeneration,
     lists: Option<Arc<Lists>>,
+    /// The lists without what is withheld.
+    offered: Option<Arc<Lists>>,
+    quarantine: Quarantine,
+    is_approved: bool,
+    suspicions: OnceLock<Vec<Suspicion>>,
 }
 
 impl ServiceView {
+    fn new(
+        row: Service,
+        target: StoredGeneration,
+        lists: Option<Arc<Lists>>,
+        approved: Option<&[quarantine::Item]>,
+    ) -> Self {
+        let quarantine =
+            lists.as_ref().map(|lists| quarantine::quarantine(approved, lists)).unwrap_or_default();
+        let offered = match &lists {
+            Some(lists) if !quarantine.is_empty() => Some(Arc::new(quarantine.without(lists))),
+            lists => lists.clone(),
+        };
+        let (is_approved, suspicions) = (approved.is_some(), OnceLock::new());
+        Self { row, target, lists, offered, quarantine, is_approved, suspicions }
+    }
+
     pub fn row(&self) -> &Service {
         &self.row
     }
@@ -53,6 +77,11 @@ impl ServiceView {
         &self.target.spec
     }
 
+    /// The generation that should serve.
+    pub fn generation(&self) -> &StoredGeneration {
+        &self.target
+    }
+
     pub fn pin(&self) -> Option<&Pin> {
         self.target.pin.as_ref()
     }
@@ -66,8 +95,36 @@ impl ServiceView {
         self.target.proven
     }
 
+    /// Everything, as the server said it. For who manages the service: see [`Self::lists_for`].
     pub fn lists(&self) -> Option<&Arc<Lists>> {
         self.lists.as_ref()
+    }
+
+    /// The lists that everybody else may have.
+    pub fn offered(&self) -> Option<&Arc<Lists>> {
+        self.offered.as_ref()
+    }
+
+    /// What this caller may have of the lists.
+    pub fn lists_for(&self, caller: &Caller) -> Option<&Arc<Lists>> {
+        if self.quarantine_for(caller).is_some() { self.offered.as_ref() } else { self.lists.as_ref() }
+    }
+
+    /// What is withheld from this caller, if anything is.
+    pub fn quarantine_for(&self, caller: &Caller) -> Option<&Quarantine> {
+        let holds = !self.quarantine.is_empty() && quarantine::applies_to(caller, self.subject());
+        holds.then_some(&self.quarantine)
+    }
+
+    /// Whether anything of it was ever approved. Not so only for what an older version of the broker stored.
+    pub fn is_approved(&self) -> bool {
+        self.is_approved
+    }
+
+    /// Of all its tools, found when somebody first asks.
+    pub fn suspicions(&self) -> &[Suspicion] {
+        let tools = || self.lists.iter().flat_map(|lists| &lists.tools);
+        self.suspicions.get_or_init(|| tools().flat_map(suspicion::of).take(MAX_SUSPICIONS).collect())
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -79,6 +136,9 @@ impl ServiceView {
         self.row.failed.as_ref().filter(|_| self.row.has_failed()).map(|failed| &failed.reason)
     }
 }
+
+/// Most suspicions of one service: enough for anybody to stop trusting it.
+const MAX_SUSPICIONS: usize = 100;
 
 /// A mesh at one moment.
 pub struct MeshView {
@@ -215,6 +275,10 @@ impl Views {
         for listing in tx.lists().of_mesh(id).await? {
             lists.insert(listing.key, Arc::new(listing.lists));
         }
+        let mut approvals = HashMap::new();
+        for approval in tx.approvals().of_mesh(id).await? {
+            approvals.insert(approval.key, approval.items);
+        }
         let mut services = BTreeMap::new();
         for row in tx.services().list(id).await? {
             if row.wanted == Wanted::Gone {
@@ -224,8 +288,9 @@ impl Views {
                 let id = row.key.to_string();
                 return Err(StoreError::Inconsistent { table: "service", column: "target", id });
             };
-            let lists = lists.remove(&row.key);
-            services.insert(row.key.name.clone(), Arc::new(ServiceView { row, target, lists }));
+            let (lists, approved) = (lists.remove(&row.key), approvals.remove(&row.key));
+            let view = ServiceView::new(row, target, lists, approved.as_deref());
+            services.insert(view.name().clone(), Arc::new(view));
         }
         let with_caller = |member: Member| {
             let caller = Arc::new(member.caller());

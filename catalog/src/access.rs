@@ -11,8 +11,8 @@
 //! | look (catalog, schema, status, events) | the same, and every admin and owner, who must be able to manage what they may not call |
 //! | deploy to oneself | members and above; an existing name only its deployer, or an admin |
 //! | deploy to others, widen a scope | admins and the owner |
-//! | narrow a scope, update, stop, start, remove, logs | the deployer while at least a member, and every admin |
-//! | manage members, invite | admins and the owner; see [`may_change_member`] for whom |
+//! | narrow a scope, update, change its network, approve drift, stop, start, remove, logs | the deployer while at least a member, and every admin |
+//! | manage members, invite, set the policy of the mesh | admins and the owner; see [`may_change_member`] for whom |
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -98,7 +98,7 @@ pub enum Action {
     /// A scope that reaches somebody whom the old one does not.
     Widen,
     Narrow,
-    /// Update or roll back.
+    /// Update, roll back, change where it may connect to, see and approve what changed.
     Update,
     Stop,
     Start,
@@ -106,6 +106,8 @@ pub enum Action {
     Logs,
     ManageMembers,
     Invite,
+    /// Of the mesh.
+    SetPolicy,
 }
 
 /// The answer to [`decide`].
@@ -136,7 +138,7 @@ enum Rule {
 
 impl Action {
     /// Every action, in the order of the table.
-    pub const ALL: [Action; 13] = [
+    pub const ALL: [Action; 14] = [
         Action::Call,
         Action::Look,
         Action::Deploy,
@@ -150,6 +152,7 @@ impl Action {
         Action::Logs,
         Action::ManageMembers,
         Action::Invite,
+        Action::SetPolicy,
     ];
 
     fn rule(self) -> Rule {
@@ -161,7 +164,7 @@ impl Action {
             Self::Narrow | Self::Update | Self::Stop | Self::Start | Self::Remove | Self::Logs => {
                 Rule::OwnOrAdmin
             }
-            Self::DeployShared | Self::ManageMembers | Self::Invite => Rule::Admin,
+            Self::DeployShared | Self::ManageMembers | Self::Invite | Self::SetPolicy => Rule::Admin,
         }
     }
 

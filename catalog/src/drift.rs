@@ -4,8 +4,9 @@
 //! its definitions in another order has not drifted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use wire::RawJson;
@@ -24,7 +25,7 @@ impl Drift {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Named {
     name: String,
 }
@@ -34,15 +35,23 @@ pub fn tool_name(definition: &RawJson) -> Option<String> {
     serde_json::from_str::<Named>(definition.get()).ok().map(|named| named.name)
 }
 
+/// A definition as JSON text that is the same for every spelling of it: keys sorted, no white space. A definition that
+/// says a key twice stays as it was written, because readers differ in which of them they take.
+pub fn canonical(definition: &RawJson) -> String {
+    // What is not a JSON value inside a JSON value does not exist; what is too deep or too large for us stays as it is.
+    match serde_json::from_str::<Canonical>(definition.get()) {
+        Ok(value) => {
+            let mut text = String::new();
+            value.write(&mut text);
+            text
+        }
+        Err(_) => definition.get().to_owned(),
+    }
+}
+
 /// SHA-256 (hex) of a definition in its canonical form.
 pub fn fingerprint(definition: &RawJson) -> String {
-    let mut canonical = String::new();
-    // What is not a JSON value inside a JSON value does not exist; numbers too large for us hash as they were written.
-    match serde_json::from_str::<Value>(definition.get()) {
-        Ok(value) => write_canonical(&value, &mut canonical),
-        Err(_) => canonical.push_str(definition.get()),
-    }
-    hex::encode(Sha256::digest(canonical))
+    hex::encode(Sha256::digest(canonical(definition)))
 }
 
 /// Compares two lists. Definitions without a name are left out: clients can't call them either.
@@ -64,28 +73,94 @@ pub fn drift(before: &[RawJson], after: &[RawJson]) -> Drift {
     }
 }
 
-fn write_canonical(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
-            out.push('{');
-            for (key, value) in sorted {
-                out.push_str(&Value::from(key.as_str()).to_string());
-                out.push(':');
-                write_canonical(value, out);
-                out.push(',');
+/// A JSON value whose objects have each key once.
+enum Canonical {
+    Scalar(Value),
+    List(Vec<Canonical>),
+    Object(BTreeMap<String, Canonical>),
+}
+
+impl Canonical {
+    fn write(&self, out: &mut String) {
+        match self {
+            Self::Scalar(value) => out.push_str(&value.to_string()),
+            Self::List(list) => {
+                out.push('[');
+                for (n, value) in list.iter().enumerate() {
+                    out.push_str(if n == 0 { "" } else { "," });
+                    value.write(out);
+                }
+                out.push(']');
             }
-            out.push('}');
-        }
-        Value::Array(list) => {
-            out.push('[');
-            for value in list {
-                write_canonical(value, out);
-                out.push(',');
+            Self::Object(map) => {
+                out.push('{');
+                for (n, (key, value)) in map.iter().enumerate() {
+                    out.push_str(if n == 0 { "" } else { "," });
+                    out.push_str(&Value::from(key.as_str()).to_string());
+                    out.push(':');
+                    value.write(out);
+                }
+                out.push('}');
             }
-            out.push(']');
         }
-        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+impl<'de> Deserialize<'de> for Canonical {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        reader.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Canonical;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Canonical, E> {
+        Ok(Canonical::Scalar(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Canonical, E> {
+        Ok(Canonical::Scalar(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Canonical, E> {
+        Ok(Canonical::Scalar(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Canonical, E> {
+        Ok(Canonical::Scalar(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Canonical, E> {
+        Ok(Canonical::Scalar(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Canonical, E> {
+        Ok(Canonical::Scalar(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Canonical, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Canonical::List(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Canonical, A::Error> {
+        let mut members = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry::<String, Canonical>()? {
+            if members.insert(key, value).is_some() {
+                return Err(de::Error::custom("a key is there twice"));
+            }
+        }
+        Ok(Canonical::Object(members))
     }
 }
 
@@ -106,6 +181,22 @@ mod tests {
         let before = tools(&[r#"{"name":"a","inputSchema":{"type":"object","x":[1,2]}}"#]);
         let after = tools(&[r#"{ "inputSchema": {"x":[1, 2],"type":"object"}, "name": "a" }"#]);
         assert!(drift(&before, &after).is_none());
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_not_the_same_as_once() {
+        let [shown, hidden] = [r#"{"name":"a","d":"evil","d":"nice"}"#, r#"{"name":"a","d":"nice"}"#]
+            .map(|text| tools(&[text]));
+        assert_ne!(fingerprint(&shown[0]), fingerprint(&hidden[0]));
+    }
+
+    #[test]
+    fn the_canonical_form_is_json_of_the_same_value() {
+        let text = r#"{ "z": [ ], "a": [1, -2, 1.5, null, true, {"k":"\u00e4\n"}], "e": { } }"#;
+        let canonical = canonical(&tools(&[text])[0]);
+        assert_eq!(canonical, r#"{"a":[1,-2,1.5,null,true,{"k":"ä\n"}],"e":{},"z":[]}"#);
+        let value = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+        assert_eq!(value(&canonical), value(text));
     }
 
     #[test]

@@ -6,5 +6,7 @@
 pub mod access;
 pub mod drift;
 pub mod names;
+pub mod quarantine;
+pub mod suspicion;
 
 pub use access::{Action, Caller, Decision, Role, Subject, decide, may_call, may_see};

@@ -3,10 +3,12 @@
 //! Not here: what a command does (see [`crate::commands`] and [`crate::roles`]).
 
 mod deploy;
+mod jail;
 mod roles;
 mod services;
 
 pub use deploy::DeployArgs;
+pub use jail::{ApproveArgs, LearnArgs, PolicyArgs, RulesArgs};
 pub use roles::{BrokerArgs, DataArgs, KeyArgs, LimitArgs, ListenArg, RunnerArgs, UpArgs};
 pub use services::{CallArgs, LogsArgs, NameArgs, ScopeArgs, ToolsArgs};
 
@@ -65,6 +67,16 @@ pub enum Command {
     Logs(LogsArgs),
     /// Show or set who sees and calls a service
     Scope(ScopeArgs),
+    /// Why a service fails, or what it was refused
+    Why(NameArgs),
+    /// Let a service connect to these hosts
+    Allow(RulesArgs),
+    /// Take hosts off a service's list
+    Deny(RulesArgs),
+    /// Find out where a service connects to, and propose its list
+    Learn(LearnArgs),
+    /// Accept what has changed in a service's tools, after looking at it
+    Approve(ApproveArgs),
     /// Fetch the newest version that the source allows
     Update(NameArgs),
     /// Go back to the version that served before
@@ -85,6 +97,8 @@ pub enum Command {
     Members(InMesh),
     /// Change what the mesh holds about a member
     Member(MemberArgs),
+    /// Show or set what the mesh demands of every service
+    Policy(PolicyArgs),
     /// Check this installation and say what to do
     Doctor(DoctorArgs),
     /// Print the version
@@ -98,11 +112,16 @@ impl Command {
             Self::Deploy(args) => &args.place,
             Self::Ls(place) | Self::Peers(place) | Self::Members(place) => place,
             Self::Status(args)
+            | Self::Why(args)
             | Self::Update(args)
             | Self::Rollback(args)
             | Self::Stop(args)
             | Self::Start(args)
             | Self::Rm(args) => &args.place,
+            Self::Allow(args) | Self::Deny(args) => &args.place,
+            Self::Learn(args) => &args.place,
+            Self::Approve(args) => &args.place,
+            Self::Policy(args) => &args.place,
             Self::Tools(args) => &args.place,
             Self::Call(args) => &args.place,
             Self::Logs(args) => &args.place,
@@ -217,6 +236,24 @@ mod tests {
     }
 
     #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "allow e",
+            "allow e 10.0.0.1",
+            "deny e https://a.com",
+            "learn e --stop --accept",
+            "learn e --stop --minutes 5",
+            "learn e --yes",
+            "learn e --minutes 0",
+            "policy --min-isolation none",
+            "deploy e p --isolation docker",
+            "deploy e p --cpus 0",
+        ] {
+            assert!(Cli::try_parse_from(format!("claudemesh {line}").split_whitespace()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn the_examples_of_the_documentation_parse() {
         for line in [
             "claudemesh up --data /d --listen 127.0.0.1:0 --name acme",
@@ -224,6 +261,17 @@ mod tests {
             "claudemesh deploy time --uvx mcp-server-time --args --local-timezone=UTC",
             "claudemesh deploy mine --git https://x/y.git --ref v1 --subdir srv --env A=b --env TOKEN",
             "claudemesh deploy mine ./folder --memory 512m --idle-stop 10m --allow-scripts",
+            "claudemesh deploy mine ./folder --cpus 0.5 --pids 100 --disk 1g --isolation strict --network a.com:443,*.b.com --network c.com",
+            "claudemesh deploy mine ./folder --network none",
+            "claudemesh allow mine a.com b.com:8443 *.c.com",
+            "claudemesh deny mine a.com",
+            "claudemesh learn mine --minutes 30",
+            "claudemesh learn mine --stop",
+            "claudemesh learn mine --accept --yes",
+            "claudemesh why mine",
+            "claudemesh approve mine --yes",
+            "claudemesh policy --min-isolation light --min-release-age 3d",
+            "claudemesh up --private-host gitlab.corp:443,registry.corp --private-host c.corp",
             "claudemesh call e t {\"json\":1} --timeout 5s",
             "claudemesh call e t -",
             "claudemesh logs e -f -n 200",

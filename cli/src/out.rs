@@ -44,6 +44,24 @@ impl Out {
         stdout_line(json);
     }
 
+    /// Asks on the terminal; everything but a yes is a failure, so that a script that forgot `--yes` stops.
+    /// `shown` is what it is about, and is printed whatever else is not: nobody says yes to what they did not see.
+    pub fn confirm(self, shown: &str, question: &str) -> Result<(), Failure> {
+        if self.json || !io::stdin().is_terminal() {
+            self.remark(shown);
+            return Err(Failure::user(format!("{question} Nobody is here to answer"))
+                .with_cure("Add --yes once you have looked at it."));
+        }
+        let mut answer = String::new();
+        let asked = write!(io::stderr(), "{shown}\n{question} [y/N] ")
+            .and_then(|()| io::stdin().read_line(&mut answer));
+        asked.map_err(|e| Failure::platform(format!("cannot ask: {e}")))?;
+        match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err(Failure::user("not confirmed; nothing was changed")),
+        }
+    }
+
     /// Whether long work may be drawn over and over.
     pub fn is_live(self) -> bool {
         !self.json && !self.quiet && io::stderr().is_terminal()
@@ -83,6 +101,15 @@ fn stdout_line(text: &str) {
 
 pub fn bold(text: &str) -> String {
     text.if_supports_color(Stream::Stdout, |t| t.bold()).to_string()
+}
+
+/// A line of a diff, coloured by its first character.
+pub fn diff_line(text: &str) -> String {
+    match text.as_bytes().first() {
+        Some(b'+') => text.if_supports_color(Stream::Stdout, |t| t.green()).to_string(),
+        Some(b'-') => text.if_supports_color(Stream::Stdout, |t| t.red()).to_string(),
+        _ => text.to_owned(),
+    }
 }
 
 /// Colour by what a reader should do about it.

@@ -35,12 +35,14 @@ pub fn frame(deploy: &DeployArgs, wanted: &Wanted, upload: Option<String>) -> Re
         env: environment(&deploy.env, &deploy.env_file)?,
         runtime: deploy.runtime.as_deref().and_then(runtime),
         memory_mb: deploy.memory,
-        cpus: None,
-        network_allow: None,
+        cpus: deploy.cpus,
+        network_allow: deploy.network()?,
         args,
         entry: deploy.entry.clone(),
         open_files: deploy.open_files,
-        file_size_mb: None,
+        pids: deploy.pids,
+        disk_mb: deploy.disk,
+        isolation: deploy.isolation,
         idle_stop_s: deploy.idle_stop.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
         allow_scripts: deploy.allow_scripts,
     };
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn flags_become_the_frame() {
         let frame = json(
-            "claudemesh deploy t --memory 512m --idle-stop 10m --open-files 64 --env A=b=c --allow-scripts --args --last --mesh-wide -- npx -y p@1 --first",
+            "claudemesh deploy t --memory 512m --idle-stop 10m --open-files 64 --cpus 0.5 --pids 100 --disk 1g --isolation strict --network a.com,*.b.com:8443 --network c.com --env A=b=c --allow-scripts --args --last --mesh-wide -- npx -y p@1 --first",
         );
         assert_eq!(
             frame,
@@ -164,6 +166,8 @@ mod tests {
                 "server_name": "t",
                 "source": {"type": "npx", "package": "p@1"},
                 "config": {"env": {"A": "b=c"}, "memory_mb": 512, "open_files": 64, "idle_stop_s": 600,
+                           "cpus": 0.5, "pids": 100, "disk_mb": 1024, "isolation": "strict",
+                           "network_allow": ["a.com:443", "*.b.com:8443", "c.com:443"],
                            "args": ["--first", "--last"], "allow_scripts": true},
                 "scope": {"type": "mesh"},
             })
@@ -174,6 +178,14 @@ mod tests {
             serde_json::json!({"type":"git","url":"https://x/y","ref":"v1","subdir":"a"})
         );
         assert_eq!(git["scope"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn nowhere_is_said_and_silence_is_not() {
+        let network = |line: &str| deploy(line).network().map_err(|failure| failure.message);
+        assert_eq!(network("claudemesh deploy t p"), Ok(None));
+        assert_eq!(network("claudemesh deploy t p --network none"), Ok(Some(vec![])));
+        assert!(network("claudemesh deploy t p --network none,a.com").is_err());
     }
 
     #[test]

@@ -31,6 +31,18 @@ pub fn parse_mib(text: &str) -> Result<u32, String> {
     number.checked_mul(factor).ok_or_else(|| "that is too much".to_owned())
 }
 
+/// `0.5`, `2` processors.
+pub fn parse_cpus(text: &str) -> Result<f64, String> {
+    let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = text.parse().ok().filter(|number| is_decimal && *number > 0.0);
+    number.ok_or_else(|| "write it like 0.5 or 2".to_owned())
+}
+
+/// `85 / 512 MiB`: what is used (rounded up, so that a little is not nothing) of what there may be.
+pub fn of_mib(bytes: u64, limit_mib: u32) -> String {
+    format!("{} / {limit_mib} MiB", bytes.div_ceil(1 << 20))
+}
+
 /// `12 kB`, `330 MB`: powers of 1024, as `free -h` counts.
 pub fn size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
@@ -57,9 +69,14 @@ pub fn span(duration: Duration) -> String {
     }
 }
 
+/// Milliseconds since the epoch of an ISO 8601 time.
+pub fn at_ms(iso: &str) -> Option<i64> {
+    Some(chrono::DateTime::parse_from_rfc3339(iso).ok()?.timestamp_millis())
+}
+
 /// How long ago an ISO 8601 time was.
 pub fn since(iso: &str, now_ms: i64) -> Option<Duration> {
-    let then = chrono::DateTime::parse_from_rfc3339(iso).ok()?.timestamp_millis();
+    let then = at_ms(iso)?;
     Some(Duration::from_millis(u64::try_from(now_ms - then).unwrap_or(0)))
 }
 
@@ -72,6 +89,17 @@ pub fn clock(at_ms: i64) -> String {
     match chrono::DateTime::from_timestamp_millis(at_ms) {
         Some(time) => time.with_timezone(&chrono::Local).format("%H:%M:%S").to_string(),
         None => "--:--:--".to_owned(),
+    }
+}
+
+/// Local `HH:MM`, with the date when it is another day than today's.
+pub fn moment(at_ms: i64, now_ms: i64) -> String {
+    let local =
+        |ms| chrono::DateTime::from_timestamp_millis(ms).map(|time| time.with_timezone(&chrono::Local));
+    match (local(at_ms), local(now_ms)) {
+        (Some(at), Some(now)) if at.date_naive() == now.date_naive() => at.format("%H:%M").to_string(),
+        (Some(at), _) => at.format("%Y-%m-%d %H:%M").to_string(),
+        (None, _) => "--:--".to_owned(),
     }
 }
 
@@ -93,6 +121,26 @@ mod tests {
         for bad in ["", "m", "1t", "-5m", "4294967295g"] {
             assert!(parse_mib(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn processors_are_read_and_use_is_said_with_its_limit() {
+        assert_eq!(parse_cpus("0.5"), Ok(0.5));
+        assert_eq!(parse_cpus("2"), Ok(2.0));
+        for bad in ["", "0", "-1", "1e3", "inf", "half", "."] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+        assert_eq!(of_mib(85 << 20, 512), "85 / 512 MiB");
+        assert_eq!(of_mib(1, 512), "1 / 512 MiB");
+        assert_eq!(of_mib(0, 512), "0 / 512 MiB");
+    }
+
+    #[test]
+    fn a_moment_of_another_day_has_its_date() {
+        let now = chrono::DateTime::parse_from_rfc3339("2026-01-02T12:00:00Z").unwrap().timestamp_millis();
+        assert_eq!(moment(now, now).len(), "12:00".len());
+        assert_eq!((at_ms("2026-01-02T12:00:00Z"), at_ms("soon")), (Some(now), None));
+        assert_eq!(moment(now - 3 * 86_400_000, now).len(), "2025-12-30 12:00".len());
     }
 
     #[test]

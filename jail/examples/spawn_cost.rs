@@ -1,4 +1,5 @@
-//! What a jail costs at start: plain, light and strict, interleaved; p10 and median of the time from `spawn` to the end.
+//! What a jail costs at start: plain, light, strict and strict with a filtered network, interleaved; p10 and median of the
+//! time from `spawn` to the end.
 //!
 //! Here: a print, asserted by nobody. Run `cargo run -p jail --release --example spawn_cost -- [rounds] [program args…]`.
 
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use jail::{Isolation, JailSpec, Limits, Reading, Report, View};
+use jail::{Isolation, JailSpec, LightView, Limits, Network, Reading, Report, View};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 type Failure = Box<dyn std::error::Error>;
@@ -25,18 +26,24 @@ fn main() -> Result<ExitCode, Failure> {
     let exe = std::env::current_exe()?;
     let home = std::env::temp_dir().join(format!("spawn-cost-{}", std::process::id()));
     let uid = Some(400_001).filter(|_| nix::unistd::getuid().is_root());
-    let strict = Isolation::Strict(View { uid, ..View::default() });
-    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let light = Isolation::Light(LightView { uid, ..LightView::default() });
+    let strict = |network| Isolation::Strict(View { uid, network, ..View::default() });
+    let filtered = strict(Network::Filtered { ports: vec![80, 443] });
+    let jails = [("light", light), ("strict", strict(Network::None)), ("filtered", filtered)];
+    std::fs::create_dir_all(&home)?;
+    let mut times = [const { Vec::new() }; 4];
     for _ in 0..rounds {
         times[0].push(plain(&argv)?);
-        times[1].push(jailed(&exe, &argv, &home.join("light"), Isolation::Light)?);
-        times[2].push(jailed(&exe, &argv, &home.join("strict"), strict.clone())?);
+        for (times, (name, isolation)) in times[1..].iter_mut().zip(&jails) {
+            times.push(jailed(&exe, &argv, &home.join(name), isolation.clone())?);
+        }
     }
     std::fs::remove_dir_all(&home)?;
-    for (name, mut times) in ["plain", "light", "strict"].into_iter().zip(times) {
+    let names = ["plain"].into_iter().chain(jails.iter().map(|(name, _)| *name));
+    for (name, mut times) in names.zip(times) {
         times.sort_unstable();
         let ms = |place: usize| times[place].as_secs_f64() * 1000.0;
-        println!("{name:<7} p10 {:6.2} ms   median {:6.2} ms", ms(rounds / 10), ms(rounds / 2));
+        println!("{name:<8} p10 {:6.2} ms   median {:6.2} ms", ms(rounds / 10), ms(rounds / 2));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -63,9 +70,10 @@ fn jailed(exe: &Path, argv: &[String], home: &Path, isolation: Isolation) -> Res
         env: Vec::new(),
         cwd: "/".into(),
         home: PathBuf::from(home),
-        tmp: "/tmp".into(),
+        tmp: home.with_extension("tmp"),
         limits: Limits::default(),
         isolation,
+        cgroups: Vec::new(),
     };
     let start = Instant::now();
     let mut jailed = jail::spawn(exe, &spec, stdio)?;

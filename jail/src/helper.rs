@@ -12,7 +12,7 @@
 mod starting;
 
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -21,14 +21,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::MsgFlags;
 use nix::unistd::Pid;
 
 use crate::frame::{self, Inbox, MAX_REPORT};
 use crate::process::oom_kills;
-use crate::report::{Command, Ending, Exit, Report, Verdict};
+use crate::report::{Command, Ending, Exit, Report, Step, Verdict};
 use crate::strict::Tie;
-use crate::sys::{self, Children, Reaped};
+use crate::sys::{self, Children, Reaped, rights};
 use crate::tree;
 use starting::Starting;
 
@@ -277,6 +277,7 @@ impl Helper {
         for report in &reports {
             match report {
                 Report::Failed { .. } => self.fail(report),
+                Report::Step { name: Step::Network } => self.hand_out(report),
                 _ => self.tell(report),
             }
         }
@@ -285,6 +286,19 @@ impl Helper {
             && let Some(server) = self.tie.as_mut().map_or(self.server, Tie::server)
         {
             self.tell(&Report::Started { pid: server.as_raw().unsigned_abs() });
+        }
+    }
+
+    /// The jail's sockets go with the step that made them. Without them the server would wait for answers in vain.
+    fn hand_out(&mut self, made: &Report) {
+        let sockets = self.tie.as_mut().map_or(Ok(Vec::new()), Tie::take_listeners);
+        let sent = sockets.and_then(|sockets| match &self.control {
+            Some(control) => tell_with(control, made, &sockets),
+            None => Ok(()),
+        });
+        if let Err(errno) = sent {
+            let message = format!("the jail's sockets could not be handed out: {errno}");
+            self.fail(&Report::Failed { step: Step::Network, errno: Some(errno as i32), message });
         }
     }
 
@@ -347,7 +361,13 @@ impl Helper {
 
 /// A runner that is gone or doesn't read is noticed by its end of the socket, never by waiting here.
 fn tell(control: &UnixStream, report: &Report) {
-    if let Ok(bytes) = frame::encode(report, 256, MAX_REPORT) {
-        let _ = send(control.as_raw_fd(), &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    let _ = tell_with(control, report, &[]);
+}
+
+fn tell_with(control: &UnixStream, report: &Report, fds: &[OwnedFd]) -> Result<(), Errno> {
+    let bytes = frame::encode(report, 256, MAX_REPORT).map_err(|_| Errno::EMSGSIZE)?;
+    match rights::send(control, &bytes, fds, MsgFlags::MSG_DONTWAIT)? {
+        sent if sent == bytes.len() => Ok(()),
+        _ => Err(Errno::EAGAIN),
     }
 }

@@ -4,7 +4,7 @@
 //! Invariant: a dropped [`Jailed`] closes its control socket, which kills the tree; its helper is reaped later by
 //! [`reap_dropped`], so no zombie stays for longer than until the next spawn.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -16,14 +16,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
+use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
 pub use crate::frame::FrameError;
 use crate::frame::{self, Inbox, MAX_REPORT, MAX_SPEC};
+use crate::listeners::Listeners;
 use crate::report::{Command, Report};
 use crate::spec::{BadSpec, JailSpec};
+use crate::sys::rights;
 use crate::{sys, tree};
 
 /// For a helper that never reads its spec. An ordinary spec fits the socket's buffer and never waits.
@@ -86,6 +88,7 @@ pub struct Jailed {
     helper: Option<Child>,
     control: UnixStream,
     inbox: Inbox,
+    listeners: Option<Listeners>,
 }
 
 /// Starts `exe` in the role [`crate::ROLE`] and hands it the spec and the streams. Does not wait for its reports.
@@ -106,7 +109,7 @@ pub fn spawn(exe: &Path, spec: &JailSpec, stdio: Stdio) -> Result<Jailed, SpawnE
         .stderr(process::Stdio::null())
         .spawn()
         .map_err(SpawnError::Start)?;
-    let jailed = Jailed { helper: Some(helper), control, inbox: Inbox::default() };
+    let jailed = Jailed { helper: Some(helper), control, inbox: Inbox::default(), listeners: None };
     jailed.order(&order, &stdio).map_err(SpawnError::Send)?;
     jailed.control.set_nonblocking(true).map_err(SpawnError::Socket)?;
     Ok(jailed)
@@ -114,16 +117,19 @@ pub fn spawn(exe: &Path, spec: &JailSpec, stdio: Stdio) -> Result<Jailed, SpawnE
 
 impl Jailed {
     fn order(&self, order: &[u8], stdio: &Stdio) -> io::Result<()> {
-        let fds = [stdio.stdin.as_raw_fd(), stdio.stdout.as_raw_fd(), stdio.stderr.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&fds)];
-        let control = self.control.as_raw_fd();
-        let sent = sendmsg::<()>(control, &[IoSlice::new(order)], &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        let streams = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
+        let sent = rights::send(&self.control, order, &streams, MsgFlags::empty())?;
         (&self.control).write_all(&order[sent..])
     }
 
     /// The helper's pid, for [`crate::usage`] and for logs.
     pub fn helper_pid(&self) -> u32 {
         self.helper.as_ref().map_or(0, Child::id)
+    }
+
+    /// The jail's sockets, once: there when the report of [`crate::Step::Network`] has been read.
+    pub fn take_listeners(&mut self) -> Option<Listeners> {
+        self.listeners.take()
     }
 
     /// Never waits. Call it until it says `Empty` or `Closed`.
@@ -133,17 +139,28 @@ impl Jailed {
                 return Ok(Reading::Report(report));
             }
             let mut bytes = [0; 1024];
-            match self.control.read(&mut bytes) {
-                Ok(0) => return Ok(Reading::Closed),
-                Ok(length) => self.inbox.push(&bytes[..length]),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return Ok(Reading::Empty),
-                    ErrorKind::Interrupted => {}
-                    // It went without reading our last command.
-                    ErrorKind::ConnectionReset => return Ok(Reading::Closed),
-                    _ => return Err(ControlError::Socket(error)),
-                },
+            match rights::receive(&self.control, &mut bytes) {
+                Ok(received) if received.is_cut => return Err(ControlError::Socket(Errno::EMFILE.into())),
+                Ok(received) => {
+                    self.keep(received.fds);
+                    if received.length == 0 {
+                        return Ok(Reading::Closed);
+                    }
+                    self.inbox.push(&bytes[..received.length]);
+                }
+                Err(Errno::EAGAIN) => return Ok(Reading::Empty),
+                Err(Errno::EINTR) => {}
+                // It went without reading our last command.
+                Err(Errno::ECONNRESET) => return Ok(Reading::Closed),
+                Err(errno) => return Err(ControlError::Socket(errno.into())),
             }
+        }
+    }
+
+    /// Beside which report they came does not matter: there is one such message a jail.
+    fn keep(&mut self, sockets: Vec<OwnedFd>) {
+        if !sockets.is_empty() {
+            self.listeners = Listeners::of(sockets);
         }
     }
 

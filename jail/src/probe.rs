@@ -18,23 +18,43 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{self, ForkResult, Pid, chdir, pivot_root};
+use nix::unistd::{self, ForkResult, Gid, Pid, Uid, chdir, pivot_root};
 
 use crate::sys;
 use crate::sys::mount::{NO_SUID, READ_ONLY, clone_tree, restrict_tree};
-use crate::sys::privilege::{fork_into, landlock_abi, raise_loopback, refuse_foreign_numbers};
+use crate::sys::network::{raise_loopback, route_fakes};
+use crate::sys::privilege::{deny_by_landlock, fork_into, landlock_abi, refuse_foreign_numbers};
+
+/// Any but root's.
+const SOME_UID: u32 = 20_001;
+const LANDLOCK_READ_FILE: u64 = 1 << 2;
+const LANDLOCK_CONNECT_TCP: u64 = 1 << 1;
 
 /// Every attempt takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// One thing that a strict jail is built of.
+/// The kinds of jail, weaker first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    Light,
+    Strict,
+}
+
+/// One thing that a jail is built of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Primitive {
     /// Descriptors closed by range, paths opened without symbolic links, processes held by descriptor.
     SystemCalls,
-    UserNamespace,
     /// A service's uid other than our own: only asked of root.
     ServiceUid,
+    /// Rules for files.
+    Landlock,
+    /// Rules for TCP.
+    LandlockNet,
+    Seccomp,
+    UserNamespace,
+    /// A service's uid in a user namespace: only asked of root.
+    MappedUid,
     /// Mount, pid, ipc, uts and cgroup.
     Namespaces,
     NetworkNamespace,
@@ -43,8 +63,6 @@ pub enum Primitive {
     PivotRoot,
     /// Of a pid namespace's own, with the limit on further user namespaces.
     FreshProc,
-    Landlock,
-    Seccomp,
 }
 
 /// Why a primitive is not there, and what usually grants it.
@@ -56,31 +74,53 @@ pub struct Refused {
 }
 
 impl Primitive {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::SystemCalls,
-        Self::UserNamespace,
         Self::ServiceUid,
+        Self::Landlock,
+        Self::LandlockNet,
+        Self::Seccomp,
+        Self::UserNamespace,
+        Self::MappedUid,
         Self::Namespaces,
         Self::NetworkNamespace,
         Self::Mounts,
         Self::PivotRoot,
         Self::FreshProc,
-        Self::Landlock,
-        Self::Seccomp,
     ];
+
+    /// The jails that can't be built without it. Not always both when it is the light one: a strict jail has no use for
+    /// [`Self::LandlockNet`], so a kernel of before Linux 6.7 can hold the stronger of the two.
+    pub fn needed_by(self) -> &'static [Tier] {
+        match self {
+            Self::SystemCalls | Self::ServiceUid | Self::Landlock | Self::Seccomp => {
+                &[Tier::Light, Tier::Strict]
+            }
+            Self::LandlockNet => &[Tier::Light],
+            Self::UserNamespace
+            | Self::MappedUid
+            | Self::Namespaces
+            | Self::NetworkNamespace
+            | Self::Mounts
+            | Self::PivotRoot
+            | Self::FreshProc => &[Tier::Strict],
+        }
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SystemCalls => "system_calls",
-            Self::UserNamespace => "user_namespace",
             Self::ServiceUid => "service_uid",
+            Self::Landlock => "landlock",
+            Self::LandlockNet => "landlock_net",
+            Self::Seccomp => "seccomp",
+            Self::UserNamespace => "user_namespace",
+            Self::MappedUid => "mapped_uid",
             Self::Namespaces => "namespaces",
             Self::NetworkNamespace => "network_namespace",
             Self::Mounts => "mounts",
             Self::PivotRoot => "pivot_root",
             Self::FreshProc => "fresh_proc",
-            Self::Landlock => "landlock",
-            Self::Seccomp => "seccomp",
         }
     }
 
@@ -88,31 +128,47 @@ impl Primitive {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::SystemCalls => "Linux 5.13 or newer, and no filter around it that is older",
-            Self::UserNamespace | Self::Namespaces => {
-                "on a host: `sysctl user.max_user_namespaces=10000`, and on Ubuntu an AppArmor profile with `userns,`; \
-                 in Docker: a seccomp profile that allows unshare, clone and mount, and `--security-opt apparmor=unconfined`"
-            }
             Self::ServiceUid => {
-                "root with CAP_SETUID and CAP_SETGID (`--cap-add SETUID --cap-add SETGID`), or no root"
-            }
-            Self::NetworkNamespace => "`sysctl user.max_net_namespaces=10000`",
-            Self::Mounts | Self::PivotRoot => {
-                "in Docker: a seccomp profile that allows mount, pivot_root, open_tree, move_mount and mount_setattr, and \
-                 `--security-opt apparmor=unconfined`"
-            }
-            Self::FreshProc => {
-                "in Docker, as a user other than root: `--security-opt systempaths=unconfined`"
+                "root with CAP_SETUID and CAP_SETGID (in Docker: `--cap-add SETUID --cap-add SETGID`), or no root"
             }
             Self::Landlock => "Linux 5.13 or newer with `landlock` in the kernel's `lsm=` list",
+            Self::LandlockNet => "Linux 6.7 or newer with `landlock` in the kernel's `lsm=` list",
             Self::Seccomp => "a kernel with CONFIG_SECCOMP_FILTER",
+            Self::UserNamespace | Self::Namespaces => {
+                "on a host: `sysctl -w user.max_user_namespaces=10000`, on Debian before 11 `sysctl -w \
+                 kernel.unprivileged_userns_clone=1`, on Ubuntu an AppArmor profile with `userns,` for this program or \
+                 `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in Docker: `--security-opt seccomp=PROFILE \
+                 --security-opt apparmor=unconfined --security-opt systempaths=unconfined --user 1000:1000`"
+            }
+            Self::MappedUid => "root with CAP_SETUID and CAP_SETGID in its own user namespace, or no root",
+            Self::NetworkNamespace => {
+                "`sysctl -w user.max_net_namespaces=10000`; in Docker: `--security-opt seccomp=PROFILE`"
+            }
+            Self::Mounts | Self::PivotRoot => {
+                "in Docker: `--security-opt apparmor=unconfined --security-opt seccomp=PROFILE`, with a profile that allows \
+                 mount, umount2, pivot_root, open_tree, move_mount and mount_setattr"
+            }
+            // The kernel gives no fresh one where parts of the present one are hidden.
+            Self::FreshProc if unistd::geteuid().is_root() => {
+                "in Docker: run it as another user, `--user 1000:1000 --security-opt systempaths=unconfined`. Not \
+                 systempaths=unconfined alone: with that a root in the container can write the host's core_pattern, which is \
+                 a way out of the container"
+            }
+            Self::FreshProc => {
+                "in Docker: `--security-opt systempaths=unconfined`, and never without `--user 1000:1000`"
+            }
         }
     }
 
     fn attempt(self) -> Result<(), Errno> {
         match self {
             Self::SystemCalls => system_calls(),
-            Self::UserNamespace => enter(CloneFlags::empty()),
             Self::ServiceUid => service_uid(),
+            Self::Landlock => landlock(1, [LANDLOCK_READ_FILE, 0]),
+            Self::LandlockNet => landlock(4, [LANDLOCK_READ_FILE, LANDLOCK_CONNECT_TCP]),
+            Self::Seccomp => prctl::set_no_new_privs().and_then(|()| refuse_foreign_numbers()),
+            Self::UserNamespace => enter(CloneFlags::empty()),
+            Self::MappedUid => mapped_uid(),
             Self::Namespaces => enter(
                 CloneFlags::CLONE_NEWNS
                     | CloneFlags::CLONE_NEWPID
@@ -120,12 +176,12 @@ impl Primitive {
                     | CloneFlags::CLONE_NEWUTS
                     | CloneFlags::CLONE_NEWCGROUP,
             ),
-            Self::NetworkNamespace => enter(CloneFlags::CLONE_NEWNET).and_then(|()| raise_loopback()),
+            Self::NetworkNamespace => {
+                enter(CloneFlags::CLONE_NEWNET).and_then(|()| raise_loopback()).and_then(|()| route_fakes())
+            }
             Self::Mounts => mounts(),
             Self::PivotRoot => empty_root().and_then(|()| pivot_root(".", ".")),
             Self::FreshProc => fresh_proc(),
-            Self::Landlock => landlock_abi().map(drop),
-            Self::Seccomp => prctl::set_no_new_privs().and_then(|()| refuse_foreign_numbers()),
         }
     }
 }
@@ -138,16 +194,27 @@ impl std::fmt::Display for Primitive {
 
 /// Tries everything; takes some tens of milliseconds.
 pub fn probe() -> Vec<(Primitive, Result<(), Refused>)> {
-    let attempted = |primitive: Primitive| {
-        (primitive, in_a_child(|| primitive.attempt()).map_err(|errno| Refused { primitive, errno }))
-    };
-    Primitive::ALL.into_iter().map(attempted).collect()
+    Primitive::ALL.into_iter().map(|primitive| (primitive, tried(primitive))).collect()
 }
 
 /// Whether a strict jail can be built here; if not, the first primitive that is missing. A view with the host's network
 /// could do without a network namespace, but no machine is known that has the others and not that.
 pub fn strict_available() -> Result<(), Refused> {
-    probe().into_iter().try_for_each(|(_, result)| result)
+    available(Tier::Strict)
+}
+
+/// Whether a light jail can be built here; if not, the first primitive that is missing.
+pub fn light_available() -> Result<(), Refused> {
+    available(Tier::Light)
+}
+
+fn available(tier: Tier) -> Result<(), Refused> {
+    let is_needed = |primitive: &Primitive| primitive.needed_by().contains(&tier);
+    Primitive::ALL.into_iter().filter(is_needed).try_for_each(tried)
+}
+
+fn tried(primitive: Primitive) -> Result<(), Refused> {
+    in_a_child(|| primitive.attempt()).map_err(|errno| Refused { primitive, errno })
 }
 
 /// The attempt's error travels as the exit code; no number of an error is over 255.
@@ -220,7 +287,26 @@ impl Line {
     }
 }
 
+/// A rule set of these rights, in this version or a later one.
+fn landlock(least: u32, [files, tcp]: [u64; 2]) -> Result<(), Errno> {
+    if landlock_abi()? < least {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    prctl::set_no_new_privs()?;
+    deny_by_landlock(files, tcp)
+}
+
 fn service_uid() -> Result<(), Errno> {
+    if !unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    unistd::setgroups(&[])?;
+    let (uid, gid) = (Uid::from_raw(SOME_UID), Gid::from_raw(SOME_UID));
+    unistd::setresgid(gid, gid, gid)?;
+    unistd::setresuid(uid, uid, uid)
+}
+
+fn mapped_uid() -> Result<(), Errno> {
     if !unistd::geteuid().is_root() {
         return Ok(());
     }
@@ -231,7 +317,7 @@ fn service_uid() -> Result<(), Errno> {
         }
         ForkResult::Parent { child } => {
             let mapped = Line::of(format_args!("/proc/{child}/uid_map"))
-                .and_then(|path| write(path.as_str(), format_args!("20001 20001 1\n")));
+                .and_then(|path| write(path.as_str(), format_args!("{SOME_UID} {SOME_UID} 1\n")));
             let _ = kill(child, Signal::SIGKILL);
             let _ = waitpid(child, None);
             mapped
@@ -279,6 +365,25 @@ mod tests {
         let refused = Refused { primitive: Primitive::FreshProc, errno: Errno::EPERM };
         let text = refused.to_string();
         assert!(text.contains("fresh_proc") && text.contains("systempaths=unconfined"), "{text}");
+    }
+
+    #[test]
+    fn a_tier_is_there_when_nothing_that_it_needs_is_refused() {
+        let found = probe();
+        for (tier, there) in [(Tier::Light, light_available()), (Tier::Strict, strict_available())] {
+            let needed = found.iter().filter(|(primitive, _)| primitive.needed_by().contains(&tier));
+            let first = needed.clone().find_map(|(_, result)| result.err());
+            assert_eq!(there.err(), first);
+            assert!(needed.count() >= 5);
+        }
+        assert!(!Primitive::LandlockNet.needed_by().contains(&Tier::Strict), "Linux 6.1 holds a strict jail");
+    }
+
+    #[test]
+    fn every_primitive_has_a_name_of_its_own_and_a_remedy() {
+        let names: std::collections::BTreeSet<_> = Primitive::ALL.iter().map(|one| one.as_str()).collect();
+        assert_eq!(names.len(), Primitive::ALL.len());
+        assert!(Primitive::ALL.iter().all(|one| one.remedy().len() > 20));
     }
 
     #[test]

@@ -45,32 +45,34 @@ pub enum Ending {
     Signal(i32),
 }
 
-/// The steps. A light jail does `Spec` to `Fork` in the helper and `Session` to `Exec` in the process that becomes the
-/// server, but for those said to be strict. A strict one does `Spec` to `Directories` and `Namespaces` in the helper,
-/// `Sources` to `Fork` in the init of the new pid namespace, `Session` to `Exec` (without `NoNewPrivileges` and
-/// `ParentDeath`) in the server.
+/// The steps. A light jail does `Spec` to `Directories`, `Sources` and `Fork` in the helper, then `Cgroup`, `Identity`,
+/// `Capabilities` and `Session` to `Exec` in the process that becomes the server. A strict one does `Spec` to `Cgroup` in
+/// the helper, `Namespaces` to `Fork` in the init of the new pid namespace, `Session` to `Exec` (without
+/// `NoNewPrivileges` and `ParentDeath`) in the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Spec and descriptors received and checked.
     Spec,
-    /// Session, subreaper, signals and `/proc` of the helper.
+    /// Session, subreaper, signals and `/proc` of the helper; the rank of the server when memory runs out.
     Supervise,
-    /// `home` and `tmp`; umask 077.
+    /// `home`, `tmp` and `writable`; umask 077.
     Directories,
+    /// The spec's cgroups joined.
+    Cgroup,
     /// Strict: user, mount, pid, ipc, uts and cgroup namespaces (and network), one uid mapped.
     Namespaces,
-    /// Strict: what the view binds is opened.
+    /// What the server may see is opened.
     Sources,
-    /// Strict: the service's own uid and gid, no other group.
+    /// The service's own uid and gid, no other group.
     Identity,
-    /// Strict: host name and loopback of its own.
+    /// Strict: host name and loopback of its own; the listeners of a filtered one.
     Network,
     /// Strict: an empty root in memory, with the private `/tmp`.
     Root,
     /// Strict: the system's directories and the few files of `/etc`.
     System,
-    /// Strict: `read_only`, `home` and `tmp` of the spec.
+    /// Strict: `read_only`, `writable`, `home` and `tmp` of the spec.
     Binds,
     /// Strict: five device nodes and `/dev/shm`.
     Devices,
@@ -78,7 +80,7 @@ pub enum Step {
     Proc,
     /// Strict: the new root in place and read-only, the old one detached.
     Pivot,
-    /// Strict: none left, in no set.
+    /// None left, in no set (in a light jail the bounding set may stay: `NoNewPrivileges` makes it worthless).
     Capabilities,
     /// Strict: init dies with its helper.
     Lifeline,
@@ -96,9 +98,9 @@ pub enum Step {
     Descriptors,
     /// The server dies with its helper.
     ParentDeath,
-    /// Strict: reads and writes of files by an allow-list, signals and abstract sockets to nobody outside.
+    /// Reads and writes of files by an allow-list, signals and abstract sockets to nobody outside. Light: TCP, too.
     Landlock,
-    /// Strict: system calls by a deny-list.
+    /// System calls by a deny-list.
     Seccomp,
     Exec,
 }
@@ -110,6 +112,7 @@ impl Step {
             Self::Spec => "spec",
             Self::Supervise => "supervise",
             Self::Directories => "directories",
+            Self::Cgroup => "cgroup",
             Self::Namespaces => "namespaces",
             Self::Sources => "sources",
             Self::Identity => "identity",
@@ -197,6 +200,7 @@ mod tests {
             Spec,
             Supervise,
             Directories,
+            Cgroup,
             Namespaces,
             Sources,
             Identity,

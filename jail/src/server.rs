@@ -18,11 +18,14 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{self, Pid};
 
 use crate::frame::{self, MAX_REPORT};
+use crate::light::{Light, rules_path_sockets};
 use crate::report::{Report, Step};
+use crate::seccomp::{self, Filter};
 use crate::spec::{BadSpec, JailSpec};
-use crate::strict::confine::{restrict_calls, restrict_files};
+use crate::standing;
+use crate::strict::confine::restrict_files;
 use crate::sys;
-use crate::view::{Isolation, View};
+use crate::view::View;
 
 /// Where the construction of a jail stopped.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +56,7 @@ pub(crate) enum SetupError {
     Descriptors(#[source] Errno),
     #[error("the server could not be tied to its helper: {0}")]
     ParentDeath(#[source] Errno),
-    /// A step of the strict construction.
+    /// Any other step of the construction.
     #[error("{step}: {what}: {errno}")]
     Build { step: Step, what: String, errno: Errno },
     #[error("{program} could not be executed: {errno}")]
@@ -106,23 +109,21 @@ impl SetupError {
     }
 }
 
+/// A failed step of the construction.
+pub(crate) fn build(step: Step, what: impl ToString, errno: Errno) -> SetupError {
+    SetupError::Build { step, what: what.to_string(), errno }
+}
+
 /// What holds the server besides its limits.
 pub(crate) enum Confinement<'a> {
-    /// It dies with its helper, and that is all.
-    Light { helper: Pid },
+    /// The server does all steps itself, the helper's only child.
+    Light(&'a Light),
     /// Init has built the view and dropped what can be dropped for both.
     Strict(&'a View),
 }
 
-impl Confinement<'_> {
-    /// The last step before `exec`: the one that is known to be done when the progress pipe closes without a failure.
-    pub(crate) fn last_step(isolation: &Isolation) -> Step {
-        match isolation {
-            Isolation::Light => Step::ParentDeath,
-            Isolation::Strict(_) => Step::Seccomp,
-        }
-    }
-}
+/// The last step before `exec`: the one that is known to be done when the progress pipe closes without a failure.
+pub(crate) const BEFORE_EXEC: Step = Step::Seccomp;
 
 /// Runs in the forked child. `progress` closes by itself when the program is executed.
 pub(crate) fn become_server(
@@ -142,6 +143,14 @@ fn construct(
     progress: &mut PipeWriter,
     confinement: &Confinement<'_>,
 ) -> Result<Infallible, SetupError> {
+    if let Confinement::Light(light) = confinement {
+        standing::join(&spec.cgroups, Pid::this())?;
+        done(progress, Step::Cgroup);
+        light.assume()?;
+        done(progress, Step::Identity);
+        light.drop_capabilities()?;
+        done(progress, Step::Capabilities);
+    }
     unistd::setsid().map_err(SetupError::Session)?;
     done(progress, Step::Session);
     place_stdio(stdio).map_err(SetupError::Stdio)?;
@@ -151,28 +160,44 @@ fn construct(
     done(progress, Step::WorkingDirectory);
     limits::limit(&spec.limits, confinement)?;
     done(progress, Step::Limits);
-    if let Confinement::Light { .. } = confinement {
+    if let Confinement::Light(_) = confinement {
         nix::sys::prctl::set_no_new_privs().map_err(SetupError::NoNewPrivileges)?;
         done(progress, Step::NoNewPrivileges);
     }
     sys::default_dispositions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(SetupError::Signals)?;
     done(progress, Step::Signals);
-    sys::close_all_but(&[progress.as_fd()]).map_err(SetupError::Descriptors)?;
-    done(progress, Step::Descriptors);
-    match confinement {
-        Confinement::Light { helper } => {
-            die_with(*helper).map_err(SetupError::ParentDeath)?;
+    confine(spec, progress, confinement)?;
+    exec(spec)
+}
+
+/// From here on the process can do no more than the server will.
+fn confine(
+    spec: &JailSpec,
+    progress: &mut PipeWriter,
+    confinement: &Confinement<'_>,
+) -> Result<(), SetupError> {
+    let filter = match confinement {
+        Confinement::Light(light) => {
+            let kept: Vec<_> = light.descriptors().chain([progress.as_fd()]).collect();
+            sys::close_all_but(&kept).map_err(SetupError::Descriptors)?;
+            done(progress, Step::Descriptors);
+            die_with(light.helper).map_err(SetupError::ParentDeath)?;
             done(progress, Step::ParentDeath);
+            light.restrict()?;
+            Filter::Light { path_sockets: rules_path_sockets() }
         }
         Confinement::Strict(view) => {
+            sys::close_all_but(&[progress.as_fd()]).map_err(SetupError::Descriptors)?;
+            done(progress, Step::Descriptors);
             restrict_files(spec, view)?;
-            done(progress, Step::Landlock);
-            restrict_calls()?;
-            done(progress, Step::Seccomp);
+            Filter::Strict
         }
-    }
-    exec(spec)
+    };
+    done(progress, Step::Landlock);
+    seccomp::install(filter)?;
+    done(progress, Step::Seccomp);
+    Ok(())
 }
 
 pub(crate) fn done(progress: &mut PipeWriter, name: Step) {

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::view::Isolation;
+use crate::view::{Isolation, is_private_tmp, plain};
+
+/// Where cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// One server to run.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,10 @@ pub struct JailSpec {
     pub tmp: PathBuf,
     pub limits: Limits,
     pub isolation: Isolation,
+    /// Directories of cgroups (one for version 2, one a hierarchy for version 1) that the server joins before its first
+    /// instruction.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// Resource limits, each put on every process of the tree on its own. `None`: as inherited. Core dumps are always off.
@@ -38,7 +45,7 @@ pub struct Limits {
     /// `RLIMIT_DATA`: private writable memory of one process. Not `RLIMIT_AS`, which kills V8 at its start.
     pub memory_bytes: Option<u64>,
     /// `RLIMIT_NPROC`: how many processes and threads may be added to those that the uid has when the server starts.
-    /// The kernel counts by uid, so a neighbour's later threads count too: choose it generously. Root is exempt.
+    /// The kernel counts by uid, so with a shared one a neighbour's later threads count too: choose it generously.
     /// In a strict jail it counts the jail's own alone, whoever the runner is.
     pub max_processes: Option<u64>,
     /// `RLIMIT_NOFILE`.
@@ -75,12 +82,16 @@ pub enum BadSpec {
     NotPlain(&'static str),
     #[error("{} is nothing that one server may be given", .0.display())]
     NotBindable(PathBuf),
-    #[error("`{0}` lies inside `home`, which is the server's own")]
-    InHome(&'static str),
+    #[error("`{0}` lies inside another directory that the server can write")]
+    Inside(&'static str),
     #[error("no server is given root or the uid that means none")]
     Uid,
     #[error("a private `/tmp` without room is of no use")]
     Tmpfs,
+    #[error("a port is 0, or there are more than 128")]
+    Ports,
+    #[error("{} is no cgroup", .0.display())]
+    NotCgroup(PathBuf),
 }
 
 impl JailSpec {
@@ -104,10 +115,33 @@ impl JailSpec {
         if self.argv.iter().any(|argument| argument.contains('\0')) {
             return Err(BadSpec::Nul("argv"));
         }
-        if let Isolation::Strict(view) = &self.isolation {
-            view.check(&self.home, &self.tmp)?;
-        }
+        self.isolation.check(&self.home, &self.tmp)?;
+        self.check_cgroups()?;
         self.check_env()
+    }
+
+    fn check_cgroups(&self) -> Result<(), BadSpec> {
+        self.cgroups.iter().try_for_each(|group| {
+            plain("cgroups", group)?;
+            match group.strip_prefix(CGROUPS) {
+                Ok(below) if below != Path::new("") => Ok(()),
+                _ => Err(BadSpec::NotCgroup(group.clone())),
+            }
+        })
+    }
+
+    /// Directories outside that the server can write: they must be its own.
+    pub(crate) fn own_directories(&self) -> Vec<&Path> {
+        let made = self.made_directories().into_iter();
+        made.chain(self.isolation.writable().iter().map(PathBuf::as_path)).collect()
+    }
+
+    /// Those of them that the helper makes.
+    pub(crate) fn made_directories(&self) -> Vec<&Path> {
+        let is_outside =
+            |tmp: &Path| !(matches!(self.isolation, Isolation::Strict(_)) && is_private_tmp(tmp));
+        let tmp = Some(self.tmp.as_path()).filter(|tmp| is_outside(tmp));
+        [Some(self.home.as_path()), tmp].into_iter().flatten().collect()
     }
 
     fn check_env(&self) -> Result<(), BadSpec> {
@@ -141,7 +175,7 @@ impl JailSpec {
 
 impl fmt::Debug for JailSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { argv, env, cwd, home, tmp, limits, isolation } = self;
+        let Self { argv, env, cwd, home, tmp, limits, isolation, cgroups } = self;
         // Arguments are a place for tokens too, so only the program is shown.
         f.debug_struct("JailSpec")
             .field("program", &argv.first())
@@ -152,6 +186,7 @@ impl fmt::Debug for JailSpec {
             .field("tmp", tmp)
             .field("limits", limits)
             .field("isolation", isolation)
+            .field("cgroups", cgroups)
             .finish()
     }
 }
@@ -168,7 +203,8 @@ mod tests {
             home: "/h".into(),
             tmp: "/t".into(),
             limits: Limits::default(),
-            isolation: Isolation::Light,
+            isolation: Isolation::Light(Default::default()),
+            cgroups: vec![],
         }
     }
 
@@ -182,12 +218,15 @@ mod tests {
     #[test]
     fn a_spec_that_could_mean_two_things_is_refused() {
         type Change = fn(&mut JailSpec);
-        let cases: [(Change, BadSpec); 9] = [
+        let cases: [(Change, BadSpec); 12] = [
             (|s| s.argv.clear(), BadSpec::NotAbsolute("argv[0]")),
             (|s| s.argv[0] = "node".into(), BadSpec::NotAbsolute("argv[0]")),
             (|s| s.home = "home".into(), BadSpec::NotAbsolute("home")),
             (|s| s.argv.push("a\0b".into()), BadSpec::Nul("argv")),
             (|s| s.env.push(("N".into(), "a\0b".into())), BadSpec::Nul("env")),
+            (|s| s.cgroups.push("/sys/fs/cgroup".into()), BadSpec::NotCgroup("/sys/fs/cgroup".into())),
+            (|s| s.cgroups.push("/tmp/x".into()), BadSpec::NotCgroup("/tmp/x".into())),
+            (|s| s.cgroups.push("/sys/fs/cgroup/../x".into()), BadSpec::NotPlain("cgroups")),
             (|s| s.env.push(("A=B".into(), String::new())), BadSpec::EnvName),
             (|s| s.env.push(("KEY".into(), String::new())), BadSpec::EnvTwice("KEY".into())),
             (|s| s.env.push(("HOME".into(), "/root".into())), BadSpec::EnvOwned("HOME")),

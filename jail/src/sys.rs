@@ -3,7 +3,9 @@
 //! Here: `unsafe`, one call a function. Not here: decisions.
 
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod privilege;
+pub(crate) mod rights;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

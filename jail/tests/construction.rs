@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use jail::{Ending, Limits, Report, Step};
+use jail::{Ending, Isolation, Limits, Report, Step};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use support::*;
@@ -162,6 +162,7 @@ fn every_step_is_reported_in_order() {
         Spec,
         Supervise,
         Directories,
+        Cgroup,
         Namespaces,
         Sources,
         Identity,
@@ -190,7 +191,11 @@ fn every_step_is_reported_in_order() {
         Spec,
         Supervise,
         Directories,
+        Sources,
         Fork,
+        Cgroup,
+        Identity,
+        Capabilities,
         Session,
         Stdio,
         WorkingDirectory,
@@ -199,9 +204,119 @@ fn every_step_is_reported_in_order() {
         Signals,
         Descriptors,
         ParentDeath,
+        Landlock,
+        Seccomp,
         Exec,
     ];
     assert_eq!(names, if is_strict() { strict.as_slice() } else { &light });
+}
+
+/// An empty directory that the service's uid can be given.
+fn empty(name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::create_dir(&path).unwrap();
+    (dir, path)
+}
+
+fn writable(spec: &mut jail::JailSpec) -> &mut Vec<std::path::PathBuf> {
+    match &mut spec.isolation {
+        Isolation::Strict(view) => &mut view.writable,
+        Isolation::Light(view) => &mut view.writable,
+    }
+}
+
+#[test]
+fn a_writable_directory_can_be_written_and_is_the_services_own() {
+    let (_dir, path) = empty("build");
+    let script = format!("mkdir {0}/sub && echo kept > {0}/sub/file && cat {0}/sub/file", path.display());
+    let mut run = start_with(&helper(), sh(&script), |spec| writable(spec).push(path.clone()));
+    assert_eq!(run.output(), "kept\n");
+    run.gone();
+    assert_eq!(fs::read_to_string(path.join("sub/file")).unwrap(), "kept\n");
+    if is_root() {
+        let mut other = start_with(&helper(), sh(":"), |spec| writable(spec).push(path.clone()));
+        assert_eq!(failure(&mut other).0, Step::Directories);
+    }
+}
+
+#[test]
+fn a_writable_directory_that_is_not_there_is_not_made() {
+    let (_dir, path) = empty("build");
+    let missing = path.join("missing");
+    let mut run = start_with(&helper(), sh(":"), |spec| writable(spec).push(missing.clone()));
+    assert_eq!(failure(&mut run).0, Step::Directories);
+    assert!(!missing.exists());
+}
+
+#[test]
+fn the_server_is_killed_before_its_helper_when_memory_runs_out() {
+    let own: i32 = fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    let mut run = start(sh("cat /proc/self/oom_score_adj; read line"));
+    run.started();
+    assert_eq!(run.line(), (own + 500).min(1000).to_string());
+    let helper = run.jailed().helper_pid();
+    assert_eq!(fs::read_to_string(format!("/proc/{helper}/oom_score_adj")).unwrap().trim(), own.to_string());
+    run.say("\n");
+    run.gone();
+}
+
+/// A group of version 1 or 2 for one test.
+struct TestGroup(std::path::PathBuf);
+
+impl TestGroup {
+    fn make() -> Option<Self> {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("jail-test-{}-{}-{next}", std::process::id(), is_strict());
+        let places =
+            ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|place| std::path::Path::new(place).join(&name));
+        let made = places.into_iter().find(|place| fs::create_dir(place).is_ok());
+        if made.is_none() {
+            assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no cgroup can be made");
+            println!("skipped: no cgroup can be made here");
+        }
+        made.map(Self)
+    }
+
+    fn members(&self) -> String {
+        fs::read_to_string(self.0.join("cgroup.procs")).unwrap()
+    }
+}
+
+impl Drop for TestGroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn the_server_and_what_it_starts_are_in_the_group_and_the_helper_is_not() {
+    let Some(group) = TestGroup::make() else { return };
+    let script = "sleep 1000 & cat /proc/self/cgroup; echo end; read line; kill %1";
+    let mut run = start_with(&helper(), sh(script), |spec| spec.cgroups.push(group.0.clone()));
+    let server = run.started().to_string();
+    let seen: Vec<_> = std::iter::from_fn(|| Some(run.line()).filter(|line| line != "end")).collect();
+    let members = group.members();
+    let helper = run.jailed().helper_pid().to_string();
+    assert!(words(&members).contains(&server.as_str()) && words(&members).len() >= 2, "{members}");
+    assert!(!words(&members).contains(&helper.as_str()), "{members}");
+    if is_strict() {
+        assert!(seen.iter().all(|line| line.ends_with(":/")), "the group is all there is: {seen:?}");
+    }
+    run.say("\n");
+    run.gone();
+    assert_eq!(group.members(), "");
+    fs::remove_dir(&group.0).unwrap();
+}
+
+#[test]
+fn a_group_that_can_not_be_joined_starts_nothing() {
+    let mut run =
+        start_with(&helper(), sh(":"), |spec| spec.cgroups.push("/sys/fs/cgroup/no-such-group".into()));
+    let (step, _, message) = failure(&mut run);
+    assert_eq!(step, Step::Cgroup);
+    assert!(message.contains("no-such-group"), "{message}");
 }
 
 /// The failure, after checking that no server was ever reported and that nothing is left.
@@ -307,8 +422,9 @@ fn an_ordinary_user_gets_the_same_jail_and_a_process_limit() {
     let mut run = start_with(&wrapper, sh(script), |spec| {
         (spec.home, spec.tmp) = (dir.path().join("h"), dir.path().join("t"));
         spec.limits.max_processes = Some(40);
-        if is_strict() {
-            strict(spec).uid = None;
+        match &mut spec.isolation {
+            Isolation::Strict(view) => view.uid = None,
+            Isolation::Light(view) => view.uid = None,
         }
     });
     run.started();

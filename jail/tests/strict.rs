@@ -1,49 +1,20 @@
 //! That a hostile server in a strict jail gets nothing, and an honest one what it needs.
 //!
-//! Here: the probes of `hostile/`, run as root and as two ordinary users, and in a light jail to show that they find
+//! Here: the probes of `hostile/`, run as root and as two ordinary users, and without a jail to show that they find
 //! something where there is something to find; what only shows from outside. Not here: the claims that both isolations
 //! share (see `construction.rs`, `teardown.rs`, `leaks.rs`).
 #![expect(clippy::unwrap_used, reason = "a test's own helpers fail the test")]
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 
-use jail::{Ending, Isolation, Network, Report};
+use jail::{Ending, Network, Report};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::findings::*;
 use support::world::*;
 use support::*;
-
-/// Verdict and detail by the probe's name.
-type Findings = BTreeMap<String, (String, String)>;
-
-fn findings(run: &mut Run) -> Findings {
-    let output = run.output();
-    let found: Findings = output
-        .lines()
-        .filter_map(|line| serde_json::from_str::<(String, String, String)>(line).ok())
-        .map(|(name, verdict, detail)| (name, (verdict, detail)))
-        .collect();
-    let reports = run.rest();
-    assert!(found.contains_key("end"), "the probe did not come to its end: {reports:?}\n{output}");
-    found
-}
-
-fn of_verdict<'a>(found: &'a Findings, wanted: &str) -> Vec<(&'a String, &'a String)> {
-    found
-        .iter()
-        .filter(|(_, (verdict, _))| verdict == wanted)
-        .map(|(name, (_, detail))| (name, detail))
-        .collect()
-}
-
-fn assert_harmless(found: &Findings, at_least: usize) {
-    assert_eq!(of_verdict(found, "LEAK"), [], "leaks");
-    assert_eq!(of_verdict(found, "BROKEN"), [], "broken for honest servers");
-    assert!(found.len() >= at_least, "{} probes only", found.len());
-}
 
 fn probe(program: &str, file: &str, user: Option<u32>, at_least: usize) {
     let Some(program) = system(program).filter(|_| cfg!(target_arch = "x86_64")) else { return };
@@ -117,7 +88,7 @@ fn is_over(pid: &str) -> bool {
 #[test]
 fn kill_9_of_the_helper_at_any_step_leaves_neither_init_nor_server() {
     let world = World::new();
-    for steps in 0..27 {
+    for steps in 0..28 {
         let mut run =
             start_strict(&world, sh("trap '' TERM HUP; while :; do sleep 1000; done"), None, |_| {});
         let seen: Vec<_> = (0..steps).filter_map(|_| run.next()).collect();
@@ -249,18 +220,11 @@ fn a_hundred_strict_jails_leave_the_hosts_mounts_namespaces_and_directories_as_t
 }
 
 #[test]
-fn the_probes_find_what_a_light_jail_leaves_open() {
+fn the_probes_find_what_is_open_without_a_jail() {
     let Some(python) = system("python3").filter(|_| cfg!(target_arch = "x86_64")) else { return };
-    // Root would really unmount `/proc`; an ordinary user only reads what it should not.
-    let is_root = nix::unistd::getuid().is_root();
-    let world = World::of(Some(65534).filter(|_| is_root));
-    let file = world.path("code/probe.py").to_str().unwrap().to_owned();
-    let exe = if is_root { helper_as(&world, 65534) } else { helper() };
-    let mut run = start_with(&exe, vec![python, file], |spec| {
-        world.furnish(spec);
-        spec.isolation = Isolation::Light;
-    });
-    let found = findings(&mut run);
+    let world = World::of(Some(65534).filter(|_| nix::unistd::getuid().is_root()));
+    let output = world.run_plainly(&python, "probe.py");
+    let found = findings_in(&output, &"no jail");
     let leaks = of_verdict(&found, "LEAK");
     assert!(leaks.len() > 60, "a probe that never finds anything proves nothing: {} {leaks:?}", leaks.len());
 }

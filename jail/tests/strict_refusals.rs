@@ -7,7 +7,6 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
 
 use jail::{Isolation, JailSpec, Report, Step, View};
 use support::world::*;
@@ -43,16 +42,6 @@ fn a_view_that_can_not_be_built_starts_nothing_and_names_the_step() {
         assert_eq!(failed, step, "{message}");
         assert!(message.contains(word), "{message}");
     }
-}
-
-/// A helper on a machine that refuses one system call.
-fn helper_without(world: &World, call: i64) -> PathBuf {
-    let (wrapper, filter) = (world.path("wrapper"), world.path("code/deny.py"));
-    fs::write(&filter, include_str!("hostile/deny.py")).unwrap();
-    let line = format!("exec /usr/bin/python3 {} {call} {} \"$@\"", filter.display(), helper().display());
-    fs::write(&wrapper, format!("#!/bin/sh\n{line}\n")).unwrap();
-    open_to_all(&wrapper, 0o755);
-    wrapper
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! Here: values only. Not here: reading them from arguments or the environment (the command line does that).
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wire::Secret;
+use egress::EgressConfig;
+use wire::{Secret, Tier};
 
 use crate::mcp;
 
@@ -30,6 +32,13 @@ pub struct RunnerConfig {
     /// Largest body of a request but for blobs.
     pub max_body_bytes: usize,
     pub mcp: mcp::Limits,
+    pub egress: EgressConfig,
+    /// As root: the uids of services and of steps that run foreign code. Those of two runners must not overlap.
+    pub uids: RangeInclusive<u32>,
+    /// Whether limits are held by control groups where there are any.
+    pub use_cgroups: bool,
+    /// Jails are never built stronger than this, also where they could be.
+    pub strongest: Tier,
 }
 
 /// Where the API listens.
@@ -56,6 +65,10 @@ impl RunnerConfig {
             sample_every: Duration::from_secs(10),
             max_body_bytes: 16 << 20,
             mcp: mcp::Limits::default(),
+            egress: EgressConfig::default(),
+            uids: 20_001..=39_999,
+            use_cgroups: true,
+            strongest: Tier::Strict,
         }
     }
 }

@@ -1,37 +1,35 @@
 //! One process of a generation: jailed, greeted, listed; and ended with everything that it forked.
 //!
-//! Here: pipes, the jail's reports, the start as one future, the graceful stop. Not here: when to start or stop
-//! (see [`crate::service::state`]), what a call means.
+//! Here: pipes, the start as one future, the graceful stop, why it ended. Not here: when to start or stop
+//! (see [`crate::service::state`]), what it runs in (see [`crate::cell`]), what a call means.
 //! Invariant: an [`Instance`] whose `halt` has returned [`Ended::Confirmed`] has no process left; a dropped one is being
 //! killed.
 
-use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jail::{Exit, JailSpec, Report, Step};
+use jail::{Exit, Report, Step};
 use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use wire::report::{Lists, Reason};
-use wire::{ErrorCode, Generation};
+use wire::report::{Lists, Reason, Usage};
+use wire::{ErrorCode, Generation, Tier};
 
+use crate::cell::{Cell, CellOrder, Cells, Ended};
 use crate::diagnosis::{Failure, diagnose, ended};
+use crate::guard::{Blame, Guard};
 use crate::logs::{LINE_BYTES, LogRing, Stream, Voice};
 use crate::mcp::handshake::{self, Greeting};
 use crate::mcp::{self, Client, End, lists};
-use crate::warden::{Life, Order, watch_jail};
+use crate::rate::{self, Bucket};
+use crate::warden::{Life, Order};
 
 /// After stdin is closed, and after SIGTERM.
 const GRACE_STDIN: Duration = Duration::from_secs(2);
 const GRACE_TERM: Duration = Duration::from_secs(3);
-/// From SIGKILL to the jail's word that nothing is left.
-const GRACE_KILL: Duration = Duration::from_secs(10);
 /// From the end of a server's output to the report of how it ended.
 const EXIT_REPORT: Duration = Duration::from_secs(1);
 /// From there to the end of its stderr.
@@ -39,14 +37,36 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// What to start.
 pub struct Launch {
-    /// Our own executable, which has the jail role.
-    pub exe: PathBuf,
-    pub spec: JailSpec,
+    pub cells: Arc<Cells>,
+    pub order: CellOrder,
+    /// Ours, of the order's streams.
+    pub pipes: Pipes,
     pub generation: Generation,
     pub log: Arc<LogRing>,
     pub limits: mcp::Limits,
     /// From the spawn to the last page of the lists.
     pub start_timeout: Duration,
+}
+
+/// Our ends of a server's streams.
+pub struct Pipes {
+    writer: pipe::Sender,
+    reader: pipe::Receiver,
+    errors: pipe::Receiver,
+}
+
+impl Pipes {
+    /// The server's ends, and ours.
+    pub fn new() -> std::io::Result<(jail::Stdio, Self)> {
+        let (their_in, our_out) = std::io::pipe()?;
+        let (our_in, their_out) = std::io::pipe()?;
+        let (our_err, their_err) = std::io::pipe()?;
+        let stdio =
+            jail::Stdio { stdin: their_in.into(), stdout: their_out.into(), stderr: their_err.into() };
+        let writer = pipe::Sender::from_owned_fd(our_out.into())?;
+        let reader = pipe::Receiver::from_owned_fd(our_in.into())?;
+        Ok((stdio, Self { writer, reader, errors: pipe::Receiver::from_owned_fd(our_err.into())? }))
+    }
 }
 
 /// A server that answered.
@@ -61,26 +81,15 @@ pub struct Instance {
 
 /// The process and the tasks around it, from the spawn on.
 struct Body {
-    orders: mpsc::Sender<Order>,
-    life: watch::Receiver<Life>,
+    cell: Cell,
+    guard: Guard,
     end: watch::Receiver<Option<End>>,
     changed: watch::Receiver<u64>,
     voice: Arc<Voice>,
     /// Closed once all of stderr was read.
     errors: watch::Receiver<()>,
-    helper_pid: u32,
-    tmp: PathBuf,
     /// Taken by whoever halts first; a second halt waits for the first.
     tasks: Mutex<JoinSet<()>>,
-}
-
-/// What is known after an instance was ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The jail said that the whole process tree is gone.
-    Confirmed,
-    /// The jail helper was killed itself, or could not say.
-    Unknown,
 }
 
 /// How an instance is ended.
@@ -112,19 +121,22 @@ pub async fn start(launch: Launch, cancel: &CancellationToken) -> Result<(Instan
     let outcome = tokio::select! {
         outcome = timeout(limit, meet(&body, &client, generation, limit)) => outcome
             .unwrap_or(Err(Trouble::Silent)),
+        blame = body.guard.exceeded(&body.cell) => Err(Trouble::Exceeded(blame)),
         () = cancel.cancelled() => Err(Trouble::Cancelled),
     };
     match outcome {
         Ok((greeting, lists)) => {
             client.mark_ready();
-            let pid = body.life.borrow().pid.unwrap_or_default();
+            // Not before: a start may take what it needs.
+            body.cell.limit_cpu().await;
+            let pid = body.cell.life().borrow().pid.unwrap_or_default();
             Ok((Instance { client, greeting, pid, generation, body }, lists))
         }
         Err(trouble) => {
             let exit = body.exit_report(&trouble).await;
             body.halt(&client, Manner::Kill).await;
             let is_gone = matches!(&trouble, Trouble::Jail(report) if is_missing(report));
-            Err(StartError { reason: explain(trouble, exit.as_ref(), &body, limit), is_gone })
+            Err(StartError { reason: body.explain(trouble, exit.as_ref(), limit).await, is_gone })
         }
     }
 }
@@ -136,6 +148,7 @@ enum Trouble {
     Silent,
     Chatter,
     Protocol(ErrorCode, String),
+    Exceeded(Blame),
     Cancelled,
 }
 
@@ -146,7 +159,7 @@ async fn meet(
     limit: Duration,
 ) -> Result<(Greeting, Lists), Trouble> {
     body.up().await?;
-    let (mut end, mut life) = (body.end.clone(), body.life.clone());
+    let (mut end, mut life) = (body.end.clone(), body.cell.life());
     let talk = async {
         let greeting = handshake::greet(client, limit).await.map_err(|e| (e.code(), e.to_string()))?;
         let lists = lists::read_all(client, &greeting, generation, limit).await;
@@ -179,20 +192,12 @@ fn is_missing(report: &Report) -> bool {
     const ENOTDIR: i32 = nix::errno::Errno::ENOTDIR as i32;
     matches!(
         report,
-        Report::Failed { step: Step::Exec | Step::WorkingDirectory, errno: Some(ENOENT | ENOTDIR), .. }
+        Report::Failed {
+            step: Step::Exec | Step::WorkingDirectory | Step::Sources,
+            errno: Some(ENOENT | ENOTDIR),
+            ..
+        }
     )
-}
-
-fn explain(trouble: Trouble, exit: Option<&Exit>, body: &Body, limit: Duration) -> Reason {
-    let words = body.voice.last_words();
-    match trouble {
-        Trouble::Jail(report) => diagnose(&Failure::Jail(&report), words),
-        Trouble::Ended => diagnose(&Failure::Exited(exit), words),
-        Trouble::Silent => diagnose(&Failure::Silent { seconds: limit.as_secs() }, words),
-        Trouble::Chatter => diagnose(&Failure::Chatter, words),
-        Trouble::Protocol(code, message) => diagnose(&Failure::Protocol(code, message), words),
-        Trouble::Cancelled => superseded(),
-    }
 }
 
 /// The start was given up because nobody wants it any more.
@@ -205,32 +210,17 @@ pub fn superseded() -> Reason {
 }
 
 async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
-    let Launch { exe, spec, log, limits, .. } = launch;
-    let tmp = spec.tmp.clone();
-    let broken = |what: String| Reason { code: ErrorCode::JailFailed, message: what, stderr: vec![] };
-    let pipes = || -> std::io::Result<_> {
-        let (their_in, our_out) = std::io::pipe()?;
-        let (our_in, their_out) = std::io::pipe()?;
-        let (our_err, their_err) = std::io::pipe()?;
-        let stdio =
-            jail::Stdio { stdin: their_in.into(), stdout: their_out.into(), stderr: their_err.into() };
-        let writer = pipe::Sender::from_owned_fd(our_out.into())?;
-        let reader = pipe::Receiver::from_owned_fd(our_in.into())?;
-        Ok((stdio, writer, reader, pipe::Receiver::from_owned_fd(our_err.into())?))
-    };
-    let (stdio, writer, reader, errors) = pipes().map_err(|e| broken(format!("no pipes: {e}")))?;
-    // Starting a process blocks for as long as the kernel takes.
-    let jailed = tokio::task::spawn_blocking(move || jail::spawn(&exe, &spec, stdio))
-        .await
-        .map_err(|_| broken("the start of the jail helper panicked".to_owned()))?
-        .map_err(|e| broken(e.to_string()))?;
-    let helper_pid = jailed.helper_pid();
+    let Launch { cells, order, pipes, log, limits, .. } = launch;
+    let Pipes { writer, reader, errors } = pipes;
+    let guard = Guard::new(order.home.clone(), order.limits);
+    if let Some((code, message)) = guard.disk().await {
+        return Err(Reason { code, message, stderr: vec![] });
+    }
+    let cell = cells.open(order).await?;
     let voice = Arc::new(Voice::new(log));
     let (tell_changed, changed) = watch::channel(0);
     let (client, conn) = mcp::connect(reader, writer, limits, voice.clone(), tell_changed);
     let (tell_end, end) = watch::channel(None);
-    let (tell_life, life) = watch::channel(Life::default());
-    let (orders, inbox) = mpsc::channel(8);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { drop(tell_end.send_replace(Some(conn.await))) });
     let (reading, errors_read) = watch::channel(());
@@ -239,12 +229,7 @@ async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
         read_errors(errors, words).await;
         drop(reading);
     });
-    let control = jailed.as_fd().try_clone_to_owned().map(std::os::unix::net::UnixStream::from);
-    let control =
-        control.and_then(UnixStream::from_std).map_err(|e| broken(format!("the jail's socket: {e}")))?;
-    tasks.spawn(watch_jail(jailed, control, inbox, tell_life));
-    let errors = errors_read;
-    let body = Body { orders, life, end, changed, voice, errors, helper_pid, tmp, tasks: Mutex::new(tasks) };
+    let body = Body { cell, guard, end, changed, voice, errors: errors_read, tasks: Mutex::new(tasks) };
     Ok((body, client))
 }
 
@@ -254,24 +239,31 @@ impl Instance {
         self.body.halt(&self.client, manner).await
     }
 
-    /// Waits until the process or its connection has ended and says why.
+    /// Waits until the process or its connection has ended, or it exceeds a limit, and says why.
     pub async fn lost(&self) -> Reason {
-        let (mut life, mut end) = (self.body.life.clone(), self.body.end.clone());
-        tokio::select! {
-            _ = life.wait_for(|life| life.exit.is_some() || life.gone) => {}
-            _ = end.wait_for(Option::is_some) => {}
+        let (mut life, mut end) = (self.body.cell.life(), self.body.end.clone());
+        let exceeded = tokio::select! {
+            _ = life.wait_for(|life| life.exit.is_some() || life.gone) => None,
+            _ = end.wait_for(Option::is_some) => None,
+            blame = self.body.guard.exceeded(&self.body.cell) => Some(blame),
+        };
+        if let Some((code, message)) = exceeded {
+            return Reason { code, message, stderr: self.body.voice.last_words() };
         }
         let exit = self.body.exit_report(&Trouble::Ended).await;
         // Its last words are still in the pipe. What it forked may hold the pipe open, so not for ever.
         let mut errors = self.body.errors.clone();
         let _ = timeout(LAST_WORDS, async { while errors.changed().await.is_ok() {} }).await;
+        let stderr = self.body.voice.last_words();
+        if let Some((code, message)) = self.body.blame(exit.as_ref(), &stderr).await {
+            return Reason { code, message, stderr };
+        }
         let how = match (&exit, end.borrow().as_ref()) {
             (Some(exit), _) => ended(exit),
             (None, Some(End::Stalled)) => "did not read its input for too long".to_owned(),
             (None, Some(End::Broken(why))) => format!("broke its connection: {why}"),
             (None, _) => "closed its output".to_owned(),
         };
-        let stderr = self.body.voice.last_words();
         Reason { code: ErrorCode::InstanceLost, message: format!("the server {how}"), stderr }
     }
 
@@ -280,16 +272,21 @@ impl Instance {
         self.body.changed.clone()
     }
 
-    /// For [`jail::usage`].
-    pub fn helper_pid(&self) -> u32 {
-        self.body.helper_pid
+    /// The jail that it is in.
+    pub fn tier(&self) -> Tier {
+        self.body.cell.tier()
+    }
+
+    pub async fn usage(&self) -> Option<Usage> {
+        let usage = self.body.cell.usage().await?;
+        Some(Usage { disk_bytes: self.body.guard.disk_bytes(), ..usage })
     }
 }
 
 impl Body {
     /// Waits until the program was executed.
     async fn up(&self) -> Result<(), Trouble> {
-        let mut life = self.life.clone();
+        let mut life = self.cell.life();
         let seen = life.wait_for(|life| life.pid.is_some() || life.failed.is_some() || life.gone).await;
         match seen.ok().as_deref() {
             Some(Life { failed: Some(report), .. }) => Err(Trouble::Jail(report.clone())),
@@ -308,7 +305,7 @@ impl Body {
 
     /// How the process ended by itself, if it did; waits a moment for the report, which may come after the output's end.
     async fn exit_report(&self, trouble: &Trouble) -> Option<Exit> {
-        let mut life = self.life.clone();
+        let mut life = self.cell.life();
         if matches!(trouble, Trouble::Ended) {
             // Without a report we go on without one.
             let _ = timeout(EXIT_REPORT, life.wait_for(|life| life.exit.is_some() || life.gone)).await;
@@ -316,61 +313,73 @@ impl Body {
         life.borrow().exit.clone()
     }
 
+    async fn blame(&self, exit: Option<&Exit>, words: &[String]) -> Option<Blame> {
+        self.guard.blame(exit, self.cell.events().await, words)
+    }
+
+    async fn explain(&self, trouble: Trouble, exit: Option<&Exit>, limit: Duration) -> Reason {
+        let words = self.voice.last_words();
+        if matches!(trouble, Trouble::Ended | Trouble::Silent)
+            && let Some((code, message)) = self.blame(exit, &words).await
+        {
+            return Reason { code, message, stderr: words };
+        }
+        match trouble {
+            Trouble::Jail(report) => diagnose(&Failure::Jail(&report), words),
+            Trouble::Ended => diagnose(&Failure::Exited(exit), words),
+            Trouble::Silent => diagnose(&Failure::Silent { seconds: limit.as_secs() }, words),
+            Trouble::Chatter => diagnose(&Failure::Chatter, words),
+            Trouble::Protocol(code, message) => diagnose(&Failure::Protocol(code, message), words),
+            Trouble::Exceeded((code, message)) => Reason { code, message, stderr: words },
+            Trouble::Cancelled => superseded(),
+        }
+    }
+
     async fn halt(&self, client: &Client, manner: Manner) -> Ended {
         let mut tasks = self.tasks.lock().await;
         client.close();
         if manner == Manner::Graceful
-            && !self.reached(|life| life.exit.is_some(), GRACE_STDIN).await
-            && self.order(Order::Terminate).await
+            && !self.cell.reached(|life| life.exit.is_some(), GRACE_STDIN).await
+            && self.cell.order(Order::Terminate).await
         {
-            self.reached(|life| life.exit.is_some(), GRACE_TERM).await;
+            self.cell.reached(|life| life.exit.is_some(), GRACE_TERM).await;
         }
-        self.order(Order::Kill).await;
-        if !self.reached(|life| life.gone, GRACE_KILL).await {
-            tracing::error!(
-                helper.pid = self.helper_pid,
-                "the jail helper does not end its tree; killing both"
-            );
-            self.order(Order::Force).await;
-            self.reached(|life| life.gone, GRACE_KILL).await;
-        }
+        let ended = self.cell.end().await;
         // With the tree gone, both pipes end by themselves; their last bytes are the last words.
         let finished = timeout(EXIT_REPORT, async { while tasks.join_next().await.is_some() {} }).await;
         if finished.is_err() {
             tasks.shutdown().await;
         }
-        let tmp = self.tmp.clone();
-        // Best effort: what can not be removed now is removed at the next start of the runner.
-        let _ = tokio::task::spawn_blocking(move || crate::prepare::remove_tree(&tmp)).await;
-        if self.life.borrow().confirmed { Ended::Confirmed } else { Ended::Unknown }
-    }
-
-    /// False when nobody listens any more.
-    async fn order(&self, order: Order) -> bool {
-        self.orders.send(order).await.is_ok()
-    }
-
-    async fn reached(&self, what: impl Fn(&Life) -> bool, limit: Duration) -> bool {
-        let mut life = self.life.clone();
-        let what = |life: &Life| what(life) || life.gone;
-        // An error means that the warden ended; it says `gone` before.
-        timeout(limit, life.wait_for(what)).await.is_ok_and(|seen| seen.is_ok())
+        ended
     }
 }
 
 /// Lines of stderr into the log; a line without end is cut, so that it can not eat memory.
 async fn read_errors(mut errors: pipe::Receiver, voice: Arc<Voice>) {
     let mut buffer = Vec::with_capacity(2 * LINE_BYTES);
+    let mut lines = Bucket::new(rate::LINES);
+    let mut was_held = false;
     loop {
+        if let Some(until) = lines.held_until() {
+            metrics::counter!("claudemesh_runner_held_total", "stream" => "stderr").increment(1);
+            if !was_held {
+                voice
+                    .say(Stream::Runner, "the server logs faster than is taken and is held back (said once)");
+            }
+            was_held = true;
+            tokio::time::sleep_until(until).await;
+        }
         match errors.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
         while let Some(at) = memchr::memchr(b'\n', &buffer) {
+            lines.take(1.0);
             voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer[..at]));
             buffer.drain(..=at);
         }
         if buffer.len() >= LINE_BYTES {
+            lines.take(1.0);
             voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer));
             buffer.clear();
         }
@@ -385,7 +394,7 @@ mod tests {
     #[test]
     fn only_a_path_that_is_not_there_asks_for_another_preparation() {
         let failed = |step, errno| Report::Failed { step, errno, message: String::new() };
-        for step in [Step::Exec, Step::WorkingDirectory] {
+        for step in [Step::Exec, Step::WorkingDirectory, Step::Sources] {
             assert!(is_missing(&failed(step, Some(2))) && is_missing(&failed(step, Some(20))), "{step}");
             assert!(!is_missing(&failed(step, Some(13))) && !is_missing(&failed(step, None)), "{step}");
         }

@@ -9,14 +9,17 @@
 //! ```
 
 pub mod api;
+pub mod cell;
 pub mod config;
 mod diagnosis;
 pub mod events;
+mod guard;
 pub mod instance;
 pub mod listen;
 pub mod logs;
 pub mod mcp;
 pub mod prepare;
+mod rate;
 mod run;
 pub mod service;
 pub mod shop;

@@ -134,7 +134,8 @@ pub fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Removes escape sequences, control characters and the marks that reorder text; cuts at [`LINE_BYTES`].
+/// Removes escape sequences; writes other control characters, and those that reorder or hide text, as `\u{…}`; cuts at
+/// [`LINE_BYTES`].
 pub fn clean(raw: &str) -> String {
     let mut text = String::with_capacity(raw.len().min(LINE_BYTES));
     let mut chars = raw.chars().peekable();
@@ -142,18 +143,16 @@ pub fn clean(raw: &str) -> String {
         match c {
             '\u{1b}' => skip_escape(&mut chars),
             '\t' => text.push(' '),
-            // Bidirectional controls can make a line read as something else (Trojan Source).
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {}
-            c if c.is_control() => {}
             c => text.push(c),
         }
-        if text.len() >= LINE_BYTES {
-            while text.len() > LINE_BYTES - '…'.len_utf8() {
-                text.pop();
-            }
-            text.push('…');
+        if text.len() > LINE_BYTES {
             break;
         }
+    }
+    let mut text = wire::text::printable_line(&text).into_owned();
+    if text.len() > LINE_BYTES {
+        text.truncate(text.floor_char_boundary(LINE_BYTES - '…'.len_utf8()));
+        text.push('…');
     }
     text
 }
@@ -185,10 +184,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_controls_and_reordering_marks_are_removed() {
+    fn escape_sequences_are_removed_and_what_hides_or_reorders_is_shown() {
         assert_eq!(clean("\u{1b}[31mred\u{1b}[0m"), "red");
         assert_eq!(clean("\u{1b}]8;;http://x\u{7}link\u{1b}]8;;\u{1b}\\!"), "link!");
-        assert_eq!(clean("a\0b\u{8}c\td\u{202e}e\u{9b}f"), "abc def");
+        assert_eq!(clean("a\0b\tc\u{202e}d\u{9b}e\u{200b}"), r"a\u{0}b c\u{202e}d\u{9b}e\u{200b}");
         assert_eq!(clean("\u{1b}(Bok"), "ok");
         assert_eq!(clean("\u{1b}[31"), "");
     }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wire::ErrorCode;
 
 use crate::api::{self, App};
+use crate::cell::Cells;
 use crate::config::{Listen, RunnerConfig};
 use crate::listen::{Bound, ListenError, Lock, private_dir};
 use crate::prepare::{PrepareError, Workshop, WorkshopConfig, remove_tree};
@@ -28,6 +29,8 @@ pub enum RunnerError {
     Listen(#[from] ListenError),
     #[error("the artefact store can not be opened: {0}")]
     Store(#[from] PrepareError),
+    #[error("finding out what jails can be built panicked")]
+    Probe,
     #[error("signals can not be handled: {0}")]
     Signals(#[source] std::io::Error),
 }
@@ -36,7 +39,7 @@ impl RunnerError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Listen(ListenError::InUse(_)) => ErrorCode::Conflict,
-            Self::Listen(_) | Self::Signals(_) => ErrorCode::Internal,
+            Self::Listen(_) | Self::Signals(_) | Self::Probe => ErrorCode::Internal,
             Self::Store(e) => e.code(),
         }
     }
@@ -101,9 +104,13 @@ pub async fn run_until(
 async fn open(config: RunnerConfig, ending: CancellationToken) -> Result<App, RunnerError> {
     let mut workshop = WorkshopConfig::new(config.data.clone());
     workshop.git_schemes.clone_from(&config.git_schemes);
-    let workshop = Workshop::open(workshop).await?;
     let build = build_of(&config.jail_exe).await;
-    let shop = Arc::new(Shop::new(config, workshop));
+    let for_cells = config.clone();
+    // Tries each primitive in a child, which takes a moment.
+    let cells = tokio::task::spawn_blocking(move || Cells::new(&for_cells)).await;
+    let cells = Arc::new(cells.map_err(|_| RunnerError::Probe)?);
+    let workshop = Workshop::open(workshop, cells.clone()).await?;
+    let shop = Arc::new(Shop::new(config, workshop, cells));
     let tmp = shop.tmp_root();
     // What a killed runner left. A directory that can not be removed harms nobody: names are not used twice at once.
     let _ = tokio::task::spawn_blocking(move || remove_tree(&tmp)).await;

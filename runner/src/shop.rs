@@ -4,12 +4,12 @@
 //! Invariant: a path under the data directory is made of checked ids only.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use wire::ServiceKey;
 
+use crate::cell::Cells;
 use crate::config::RunnerConfig;
 use crate::events::Events;
 use crate::prepare::Workshop;
@@ -21,19 +21,13 @@ pub struct Shop {
     pub config: RunnerConfig,
     pub workshop: Workshop,
     pub events: Events,
-    n_tmp: AtomicU64,
+    pub cells: Arc<Cells>,
     prepared: Mutex<Vec<(Instant, String)>>,
 }
 
 impl Shop {
-    pub fn new(config: RunnerConfig, workshop: Workshop) -> Self {
-        Self {
-            config,
-            workshop,
-            events: Events::default(),
-            n_tmp: AtomicU64::new(1),
-            prepared: Mutex::default(),
-        }
+    pub fn new(config: RunnerConfig, workshop: Workshop, cells: Arc<Cells>) -> Self {
+        Self { config, workshop, events: Events::default(), cells, prepared: Mutex::default() }
     }
 
     pub fn note_prepared(&self, artefact: &str) {
@@ -58,13 +52,8 @@ impl Shop {
         self.data_of(key).join("home")
     }
 
-    /// Where the instances' temporary directories are; emptied when the runner starts.
+    /// Where the cells' temporary directories are; emptied when the runner starts.
     pub fn tmp_root(&self) -> PathBuf {
         self.config.data.join("tmp")
-    }
-
-    /// A new path for one instance.
-    pub fn new_tmp(&self) -> PathBuf {
-        self.tmp_root().join(self.n_tmp.fetch_add(1, Ordering::Relaxed).to_string())
     }
 }

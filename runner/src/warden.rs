@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use jail::{Exit, Jailed, Reading, Report};
+use jail::{Exit, Jailed, Listeners, Reading, Report};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// From the jail's last word to the end of its helper.
 const REAP: Duration = Duration::from_secs(5);
@@ -34,17 +34,26 @@ pub struct Life {
 }
 
 /// Owns the jail: turns its reports into [`Life`] and carries out orders, until nothing is left. `control` is the
-/// jail's own socket once more, to wait on.
+/// jail's own socket once more, to wait on; `doors` is given the jail's sockets when they are there.
 pub async fn watch_jail(
     mut jail: Jailed,
     control: UnixStream,
     mut orders: mpsc::Receiver<Order>,
     life: watch::Sender<Life>,
+    doors: oneshot::Sender<Listeners>,
 ) {
+    let mut doors = Some(doors);
     loop {
         tokio::select! {
             ready = control.readable() => {
                 if ready.is_err() || is_over(&mut jail, &control, &life) { break }
+                if doors.is_some()
+                    && let Some(listeners) = jail.take_listeners()
+                    && let Some(doors) = doors.take()
+                {
+                    // Nobody takes them when the cell is being dropped: then they close.
+                    let _ = doors.send(listeners);
+                }
             }
             order = orders.recv() => {
                 // A helper that can not be told is ending; its socket says so above.

@@ -39,11 +39,11 @@ async fn a_deployed_server_is_listed_and_called_and_sees_only_its_own_environmen
     assert_eq!(lists["tools"][0]["x-unknown"], json!({"kept": 1}), "unknown fields stay");
     let (_, report) = world.send(Method::GET, &world.path("echo", ""), Bytes::new()).await;
     assert!(!report.to_string().contains("hunter2"));
-    let tmp = world.text("echo", "temp", json!({})).await;
-    assert!(std::path::Path::new(&tmp).exists());
+    let temporary = world.text("echo", "temp", json!({})).await;
+    assert!(temporary.starts_with("/tmp/born-"), "{temporary}");
+    assert!(!std::path::Path::new(&temporary).exists(), "its `/tmp` is its own");
     assert_eq!(world.remove("echo").await, StatusCode::NO_CONTENT);
     assert!(world.processes().is_empty(), "{:?}", world.processes());
-    assert!(!std::path::Path::new(&tmp).exists(), "its temporary files went with it");
     assert_eq!(world.remove("echo").await, StatusCode::NOT_FOUND);
 }
 
@@ -90,7 +90,7 @@ async fn banners_pages_and_both_eras_are_understood() {
     let ready = world.deploy("banner", &world.wish(&["banner"])).await;
     assert_eq!(ready["phase"], json!("ready"), "{ready}");
     let (_, report) = world.send(Method::GET, &world.path("banner", ""), Bytes::new()).await;
-    assert!(report["serving"]["memory_bytes"].is_null() || report["serving"]["memory_bytes"].is_u64());
+    assert_eq!(report["serving"]["tier"], json!("strict"), "{report}");
     let mut logs = world.stream(Method::GET, &world.path("banner", "/logs?lines=500"), Bytes::new()).await;
     let mut said = vec![];
     while let Some(line) = logs.next().await {
@@ -114,21 +114,23 @@ async fn banners_pages_and_both_eras_are_understood() {
 async fn a_bad_update_leaves_the_good_one_serving_and_a_good_one_takes_over() {
     let world = World::start(&[]).await;
     world.deploy("app", &world.wish(&[])).await;
-    let first = world.text("app", "pid", json!({})).await;
+    let first = world.text("app", "born", json!({})).await;
+    let old = world.phase("app", "ready").await["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let old = old.expect("a pid");
+    assert!(world.processes().contains_key(&old), "the pid is that of the runner's machine");
     let failed = world.deploy("app", &world.wish(&["exit_at_once"])).await;
     assert_eq!(failed["phase"], json!("failed"));
-    assert_eq!(world.text("app", "pid", json!({})).await, first);
+    assert_eq!(world.text("app", "born", json!({})).await, first);
     // A call that runs while its instance is replaced is answered by the old one.
     let running = world.call("app", "sleep", json!({"ms": 1500}));
     let update = async {
         let ready = world.deploy("app", &world.wish(&["polite"])).await;
         assert_eq!(ready["phase"], json!("ready"), "{ready}");
-        world.text("app", "pid", json!({})).await
+        world.text("app", "born", json!({})).await
     };
     let (slept, second) = tokio::join!(running, update);
     assert_eq!(slept["result"]["content"][0]["text"], json!("woke"));
     assert_ne!(first, second);
-    let old: i32 = first.parse().expect("a pid");
     let deadline = Instant::now() + SOON;
     while world.processes().contains_key(&old) {
         assert!(Instant::now() < deadline, "the old instance is still there");
@@ -155,25 +157,25 @@ async fn of_two_applies_the_later_wins_and_the_earlier_is_superseded() {
     let (verdict, ready) = tokio::join!(watch, applies);
     assert_eq!((verdict, ready["phase"].clone()), (json!("superseded"), json!("ready")));
     // The serving generation again: the candidate is dropped, nothing else changes.
-    let pid = world.text("app", "pid", json!({})).await;
+    let born = world.text("app", "born", json!({})).await;
     world.apply("app", &world.wish(&["silent"])).await;
     let (_, report) = world.apply("app", &late).await;
     assert_eq!(report["candidate"], Value::Null);
     assert_eq!(report["serving"]["generation"], late["generation"]);
-    assert_eq!(world.text("app", "pid", json!({})).await, pid);
+    assert_eq!(world.text("app", "born", json!({})).await, born);
 }
 
 #[tokio::test]
 async fn a_crash_answers_its_calls_and_the_server_comes_back_by_itself() {
     let world = World::start(&[]).await;
     world.deploy("app", &world.wish(&[])).await;
-    let before = world.text("app", "pid", json!({})).await;
+    let before = world.text("app", "born", json!({})).await;
     let slow = world.call("app", "sleep", json!({"ms": 60_000}));
     let crash = world.call("app", "crash", json!({}));
     let (slow, crash) = tokio::join!(slow, crash);
     assert_eq!((code(&slow), code(&crash)), ("instance_lost", "instance_lost"));
     // Waits through the pause before the restart.
-    assert_ne!(world.text("app", "pid", json!({})).await, before);
+    assert_ne!(world.text("app", "born", json!({})).await, before);
     let ready = world.phase("app", "ready").await;
     assert_eq!((&ready["restarts"], &ready["reason"]), (&json!(1), &Value::Null));
 }
@@ -222,7 +224,7 @@ async fn an_unused_service_stops_keeps_its_lists_and_wakes_on_a_call() {
 async fn a_server_that_hangs_is_found_by_pings_and_replaced() {
     let world = World::start(&["ping=150", "pong=150"]).await;
     world.deploy("app", &world.wish(&[])).await;
-    let before = world.text("app", "pid", json!({})).await;
+    let before = world.text("app", "born", json!({})).await;
     let hung = world.call_within("app", "hang", json!({}), 300).await;
     assert_eq!(code(&hung), "call_timeout");
     world
@@ -231,15 +233,19 @@ async fn a_server_that_hangs_is_found_by_pings_and_replaced() {
             (serving["restarts"] == json!(1) && serving["phase"] == json!("ready")).then_some(())
         })
         .await;
-    assert_ne!(world.text("app", "pid", json!({})).await, before);
+    assert_ne!(world.text("app", "born", json!({})).await, before);
 }
 
 #[tokio::test]
 async fn stopping_ends_a_server_that_ignores_everything_and_its_daemons() {
     let world = World::start(&[]).await;
     world.deploy("app", &world.wish(&["stubborn"])).await;
-    let daemon: i32 = world.text("app", "daemon", json!({})).await.parse().expect("a pid");
-    assert!(world.processes().contains_key(&daemon));
+    world.text("app", "daemon", json!({})).await;
+    let deadline = Instant::now() + SOON;
+    while !world.processes().values().any(|line| line.contains("sleeper")) {
+        assert!(Instant::now() < deadline, "the daemon does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(world.remove("app").await, StatusCode::NO_CONTENT);
     assert!(world.processes().is_empty(), "{:?}", world.processes());
     let path = world.path("app", "/rpc");

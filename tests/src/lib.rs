@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "test support: a step that fails is a test that fails")]
 
+pub mod docker;
 pub mod fixture;
 pub mod git;
 pub mod peer;

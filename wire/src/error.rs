@@ -137,6 +137,9 @@ error_codes! {
     BadProtocol "bad_protocol" 422 Service "The server's answers are not valid MCP." "Report it to its author; `claudemesh logs NAME` shows what it sent.";
     TooManyTools "too_many_tools" 422 Service "The server lists more than 1,000 tools, or lists larger than 4 MiB." "Configure it to offer fewer.";
     NameCollision "name_collision" 409 Service "Two tools of the service would get the same name at clients." "Rename one of them.";
+    IsolationUnavailable "isolation_unavailable" 501 Unavailable "The runner can not build a jail as strong as the mesh demands; the message says what is missing." "Run `claudemesh doctor`; it prints what would grant it. Or let an admin lower `min_isolation`.";
+    TooNew "too_new" 409 User "The version is younger than the mesh's minimum release age." "Deploy an older version, or wait.";
+    Tampered "tampered" 500 Platform "The installed files are not those that were installed." "They were set aside; the service installs them again.";
     JailFailed "jail_failed" 500 Platform "The jail could not be built; the message names the step." "Run `claudemesh doctor` on the runner.";
     // ── running it ──
     ServiceStopped "service_stopped" 409 Unavailable "The service is stopped." "Start it with `claudemesh start NAME`.";
@@ -145,6 +148,10 @@ error_codes! {
     CallTimeout "call_timeout" 504 Service "The server did not answer before the deadline." "Try again with a longer `--timeout`.";
     CallCancelled "call_cancelled" 499 User "The caller cancelled." "Nothing to do.";
     InstanceLost "instance_lost" 502 Service "The server ended while the call was running." "Try again; it restarts by itself. Check first whether the call had an effect.";
+    OutOfMemory "out_of_memory" 502 Service "The server was ended because it used more memory than it may have." "Raise `--memory`; `claudemesh status NAME` shows what it uses.";
+    TooManyProcesses "too_many_processes" 502 Service "The server ended after it was refused more processes or threads than it may have." "Raise `--pids`.";
+    DiskExceeded "disk_exceeded" 502 Service "The server was ended because its data directory holds more than it may." "Raise `--disk`, or empty it with `claudemesh rm` and a new deploy.";
+    Quarantined "quarantined" 403 Denied "The tool's definition changed since the service's owner approved it." "Its owner looks at `claudemesh status NAME` and runs `claudemesh approve NAME`.";
     ResultTooLarge "result_too_large" 502 Service "The server's answer is larger than the limit." "Ask for less.";
     McpError "mcp_error" 200 Service "The server answered with a JSON-RPC error, which is passed on." "Depends on the server's own message.";
     RunnerLost "runner_lost" 502 Unavailable "The runner ended while the call was running." "Try again; services come back by themselves. Check first whether the call had an effect.";

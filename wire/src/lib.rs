@@ -4,17 +4,22 @@
 //! (that is `catalog::access`).
 
 pub mod canonical;
+pub mod egress;
 pub mod error;
 pub mod ids;
+pub mod isolation;
 pub mod peer;
 pub mod report;
 pub mod runner;
 pub mod scope;
 pub mod secret;
 pub mod spec;
+pub mod text;
 
+pub use egress::EgressRule;
 pub use error::{Class, ErrorCode};
 pub use ids::{BadId, Generation, MemberId, MeshId, PublicKey, ServiceKey, ServiceName};
+pub use isolation::{Policy, Tier};
 pub use scope::Scope;
 pub use secret::Secret;
 

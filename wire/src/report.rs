@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::spec::Pin;
-use crate::{ErrorCode, Generation, RawJson, ServiceKey};
+use crate::{ErrorCode, Generation, RawJson, ServiceKey, Tier};
 
 /// Where an instance is in its life. See ARCHITECTURE.md for the drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -81,9 +81,81 @@ pub struct GenerationReport {
     /// Process id of the server on the runner's machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// Resident bytes of the whole process tree, sampled; `None` while no process is up.
+    /// Sampled; `None` while no process is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
+    pub usage: Option<Usage>,
+    /// The jail in force; `None` while no process is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+}
+
+/// What the processes of a service use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Of the cgroup, or else resident bytes added up over the processes.
+    pub memory_bytes: u64,
+    /// Processes and threads in a cgroup, or else processes.
+    pub pids: u32,
+    /// Processor time since the start, in milliseconds; `None` without a cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Of the data directory.
+    pub disk_bytes: u64,
+}
+
+/// What became of connections of a service to one host and port, in one life of the runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressDecision {
+    /// As the service named it; an address when it named none.
+    pub host: String,
+    pub port: u16,
+    pub verdict: Verdict,
+    pub count: u64,
+    /// Milliseconds since the epoch.
+    pub last_ms: i64,
+    #[serde(default)]
+    pub sent_bytes: u64,
+    #[serde(default)]
+    pub received_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Allowed,
+    /// Allowed because the service is being learned.
+    Learned,
+    /// No rule covers it.
+    NotListed,
+    /// The name means a private, loopback, link-local, metadata or carrier-grade NAT address.
+    PrivateAddress,
+    /// The TLS server name, or the HTTP `Host`, is another one than was looked up.
+    NameMismatch,
+    /// Neither TLS nor HTTP on a port where it must be one of them.
+    NotTls,
+    /// Too many connections at once, or too many bytes.
+    OverLimit,
+    /// Nobody knows the name, or the host can not be reached.
+    Unreachable,
+}
+
+impl Verdict {
+    pub fn is_allowed(self) -> bool {
+        matches!(self, Self::Allowed | Self::Learned)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Learned => "learned",
+            Self::NotListed => "not_listed",
+            Self::PrivateAddress => "private_address",
+            Self::NameMismatch => "name_mismatch",
+            Self::NotTls => "not_tls",
+            Self::OverLimit => "over_limit",
+            Self::Unreachable => "unreachable",
+        }
+    }
 }
 
 /// A service as the runner sees it: the generation that serves, and the one that may replace it.
@@ -96,6 +168,9 @@ pub struct ServiceReport {
     pub serving: Option<GenerationReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<GenerationReport>,
+    /// Newest last, at most 100, in one life of the runner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressDecision>,
 }
 
 /// Everything a ready instance listed, each item exactly as the server said it.

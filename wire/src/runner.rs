@@ -20,6 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::isolation::{IsolationReport, Policy};
 use crate::report::{Lists, ServiceReport};
 use crate::spec::{Pin, Secrets, ServiceSpec};
 use crate::{ErrorCode, Generation, RawJson, ServiceKey};
@@ -35,6 +36,8 @@ pub struct Health {
     pub services: usize,
     /// Tools that were found, e.g. `node 20.20.2`.
     pub tools: Vec<String>,
+    /// What jails it can build.
+    pub isolation: IsolationReport,
 }
 
 /// Make this generation the wish.
@@ -49,6 +52,9 @@ pub struct Apply {
     pub pin: Option<Pin>,
     /// It has been ready before: failures are retried instead of final.
     pub proven: bool,
+    /// What the mesh demands. The same generation with another policy is checked against it again.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 /// One MCP request. `params` and everything in it goes to the server as it is, except `_meta.progressToken`.

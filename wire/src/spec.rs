@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Secret;
+use crate::{EgressRule, Secret, Tier};
 
 /// The whole desired state of one generation, without any secret value. Stored, shown and sent to the runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,16 @@ pub struct ServiceSpec {
     /// Let npm run the packages' install scripts. Off unless the deployer asks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_scripts: bool,
+    /// Where it may connect to; nowhere when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<EgressRule>,
+    /// Until then (milliseconds since the epoch) it may also connect to ports 80 and 443 of any public host, and each such
+    /// host is recorded as learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learn_until_ms: Option<i64>,
+    /// The weakest jail it may run in, where the mesh would allow a weaker one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Tier>,
 }
 
 /// The values that never enter a [`ServiceSpec`].
@@ -97,22 +107,28 @@ pub enum Runtime {
     Python,
 }
 
-/// Each limit is applied to every process of the service (`setrlimit(2)`).
+/// Limits of a whole service: of all its processes together where the runner has cgroups, else of each process
+/// (`setrlimit(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// MiB of private writable memory a process may have (`RLIMIT_DATA`). 64 to 65,536.
+    /// MiB of memory, files in its `/tmp` included. 64 to 65,536.
     pub memory_mb: u32,
+    /// Thousandths of a processor. 10 to 256,000. Not applied while it starts.
+    pub milli_cpus: u32,
+    /// Processes and threads. 8 to 65,536.
+    pub pids: u32,
+    /// MiB of its data directory, and of the largest file. 1 to 1,048,576.
+    #[serde(alias = "file_size_mb")]
+    pub disk_mb: u32,
     /// Open files a process may have (`RLIMIT_NOFILE`). 64 to 65,536.
     pub open_files: u32,
-    /// MiB of the largest file a process may write (`RLIMIT_FSIZE`). 1 to 1,048,576.
-    pub file_size_mb: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        // Real servers need 53 to 330 MiB resident; V8 reserves more private memory than it uses.
-        Self { memory_mb: 1024, open_files: 1024, file_size_mb: 1024 }
+        // Real servers need 53 to 330 MiB resident.
+        Self { memory_mb: 512, milli_cpus: 1000, pids: 128, disk_mb: 1024, open_files: 1024 }
     }
 }
 

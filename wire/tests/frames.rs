@@ -5,13 +5,15 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use wire::isolation::{IsolationReport, PrimitiveReport};
 use wire::peer::hello::{Attestation, Group, Hello, HelloAck, MemberProfile, SessionHello};
 use wire::peer::hosting::*;
 use wire::peer::mesh::*;
 use wire::peer::{Body, ErrorBody, Head, write};
-use wire::report::{LogLine, Reason};
-use wire::spec::{ArchiveFormat, Pin, Runtime};
-use wire::{ErrorCode, RawJson, Scope, Secret};
+use wire::report::{EgressDecision, LogLine, Reason, Usage, Verdict};
+use wire::runner::Health;
+use wire::spec::{ArchiveFormat, Limits, Pin, Runtime};
+use wire::{EgressRule, ErrorCode, Policy, RawJson, Scope, Secret, Tier};
 
 const MESH: &str = "M0000000000000000000000000000001";
 const MEMBER: &str = "U0000000000000000000000000000001";
@@ -72,7 +74,30 @@ fn status() -> ServiceStatus {
         env_names: vec!["TOKEN".into()],
         args: vec!["--stdio".into()],
         restarts: 1,
-        memory_bytes: Some(1024),
+        usage: Some(Usage { memory_bytes: 1024, pids: 3, cpu_ms: Some(250), disk_bytes: 4096 }),
+        limits: Limits::default(),
+        tier: Some(Tier::Strict),
+        network: vec![EgressRule::parse("*.example.org:8443").expect("a rule")],
+        learning_until: Some("2026-01-02T03:14:05.678Z".into()),
+        egress: vec![EgressDecision {
+            host: "api.example.com".into(),
+            port: 443,
+            verdict: Verdict::NotListed,
+            count: 3,
+            last_ms: 1_700_000_000_000,
+            sent_bytes: 0,
+            received_bytes: 0,
+        }],
+        drift: Some(Drift {
+            digest: "cd".repeat(32),
+            changes: vec![DriftChange {
+                kind: "tool".into(),
+                name: "say".into(),
+                before: Some(r#"{"name":"say"}"#.into()),
+                after: None,
+            }],
+        }),
+        suspicions: vec![Suspicion { tool: "say".into(), what: "U+202E right-to-left override".into() }],
         ready_since: Some("2026-01-02T03:04:06.000Z".into()),
         pid: Some(7),
         updated_at: "2026-01-02T03:04:06.000Z".into(),
@@ -187,6 +212,11 @@ fn deploy_frames() {
             env: [("TOKEN".to_owned(), Secret::new("s3cret"))].into(),
             runtime: Some(Runtime::Node),
             memory_mb: Some(256),
+            cpus: Some(0.5),
+            network_allow: Some(vec!["api.example.com".into()]),
+            pids: Some(100),
+            disk_mb: Some(512),
+            isolation: Some(Tier::Strict),
             args: vec!["--stdio".into()],
             idle_stop_s: Some(600),
             ..DeployConfig::default()
@@ -305,6 +335,39 @@ fn call_frames() {
         },
     );
     golden("mcp_cancel", &McpCancel { request_id: "r9".into() });
+}
+
+#[test]
+fn jail_frames() {
+    golden(
+        "mcp_network",
+        &McpNetwork {
+            server_name: "echo".into(),
+            allow: vec!["api.example.com".into()],
+            deny: vec!["*.example.org:8443".into()],
+            learn_minutes: Some(10),
+        },
+    );
+    golden("mcp_approve", &McpApprove { server_name: "echo".into(), digest: "cd".repeat(32) });
+    golden("mesh_policy", &MeshPolicy { min_isolation: Some(Tier::Light), min_release_age_s: Some(86_400) });
+    golden("mesh_policy_result", &MeshPolicyResult { policy: Policy::default() });
+    golden("runner_status", &RunnerStatus {});
+    let landlock = PrimitiveReport {
+        name: "landlock".into(),
+        needed_by: Some(Tier::Light),
+        refusal: Some("not built into this kernel".into()),
+        remedy: "a kernel of 5.13 or later".into(),
+    };
+    let health = Health {
+        build: "0.1.0-abc".into(),
+        boot: "b1".into(),
+        pid: 7,
+        uptime_s: 60,
+        services: 2,
+        tools: vec!["node 20.20.2".into()],
+        isolation: IsolationReport { tier: None, primitives: vec![landlock] },
+    };
+    golden("runner_status_result", &RunnerStatusResult { runner: Some(health) });
 }
 
 #[test]

@@ -5,30 +5,35 @@
 //! Every write to a service goes through [`commit`].
 
 mod change;
+mod network;
 mod new_service;
 mod sealing;
 mod sharing;
+mod versions;
 
 use catalog::access::{self, Action, Caller, Decision};
 use wire::peer::mesh::McpUndeployed;
 use wire::report::Phase;
 use wire::spec::{Pin, Secrets, ServiceSpec, Source};
-use wire::{ErrorCode, Generation, MemberId, MeshId, Scope, ServiceKey};
+use wire::{ErrorCode, Generation, MemberId, MeshId, Scope, ServiceKey, Tier};
 
 pub use change::{Change, News, final_status};
-pub use new_service::NewService;
+pub use network::change_network;
+pub use new_service::{InvalidDeploy, NewService};
 pub(crate) use sealing::open as open_secrets;
 pub(crate) use sealing::seal as seal_secrets;
-pub use sharing::{deployed_event, set_scope};
+pub use sharing::{deployed_event, manages, set_scope};
+pub use versions::{rollback, update};
 
 use crate::app::Broker;
+use crate::approvals;
 use crate::clock;
 use crate::commit::commit;
 use crate::error::FrameError;
 use crate::peer::events;
 use crate::reconcile::Goal;
 use crate::runner::RunnerError;
-use crate::store::{Deploy, Service, StoreError, StoredGeneration, Tx, Wanted};
+use crate::store::{Deploy, Service, StoreError, Tx, Wanted};
 use crate::views::{MeshView, ServiceView};
 
 /// Versions of a service that are kept besides the target and the one that a rollback goes to.
@@ -54,6 +59,14 @@ pub enum DeployError {
     TooManyUploads(usize),
     #[error("scope.peers: no member is called `{0}`; `claudemesh members` lists them")]
     NoSuchMember(String),
+    #[error(
+        "config.isolation: the mesh demands at least `{0}`; an admin can lower that with `claudemesh policy`"
+    )]
+    TooWeak(Tier),
+    #[error(transparent)]
+    Invalid(#[from] InvalidDeploy),
+    #[error("{0}")]
+    Network(String),
     #[error("no earlier version of the service was ever ready")]
     NoPrevious,
     #[error("the stored secrets do not open")]
@@ -71,7 +84,8 @@ impl DeployError {
             Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::Limit(_) => ErrorCode::Limit,
             Self::TooManyUploads(_) => ErrorCode::TooLarge,
-            Self::NoSuchMember(_) => ErrorCode::InvalidArgs,
+            Self::NoSuchMember(_) | Self::TooWeak(_) | Self::Network(_) => ErrorCode::InvalidArgs,
+            Self::Invalid(error) => error.code(),
             Self::Conflict | Self::Leaving => ErrorCode::Conflict,
             Self::NoUpload => ErrorCode::UploadNotFound,
             Self::NoPrevious => ErrorCode::NoPrevious,
@@ -111,7 +125,7 @@ pub async fn deploy(
     view: &MeshView,
     new: NewService,
 ) -> Result<Change, DeployError> {
-    let NewService { name, spec, secrets, scope } = new;
+    let NewService { name, mut spec, secrets, network, scope } = new;
     scope.as_ref().map_or(Ok(()), |scope| sharing::names_members(view, scope))?;
     let key = ServiceKey { mesh: caller.mesh.clone(), name };
     let mut tx = broker.store.begin().await?;
@@ -133,9 +147,17 @@ pub async fn deploy(
     {
         return Err(DeployError::NoUpload);
     }
+    is_strong_enough(&spec, view)?;
+    match network {
+        Some(network) => spec.network = network,
+        None => network::keep(&mut tx, existing.as_ref(), &mut spec).await?,
+    }
     let version = Version { spec, secrets, pin: None };
     let latest = existing.map_or(0, |service| service.latest.0);
     let generation = write(broker, &mut tx, &key, (latest, &caller.member, &scope), version).await?;
+    if before.as_ref().is_some_and(|before| *before != scope && [before, &scope].contains(&&Scope::Peer)) {
+        approvals::approve_what_is_there(&mut tx, &key, &caller.member).await?;
+    }
     commit(broker, &key.mesh, tx).await?;
     if let Some(before) = before.filter(|before| *before != scope) {
         sharing::tell_change(broker, view, caller, &key, (&before, &scope)).await;
@@ -156,6 +178,15 @@ fn may_deploy(caller: &Caller, existing: Option<&Service>, scope: &Scope) -> Res
     match access::decide(caller, Action::of_deploy(scope), subject) {
         Decision::Allow => Ok(()),
         _ => Err(DeployError::Forbidden("only admins may deploy for others than themselves")),
+    }
+}
+
+/// A weaker jail than the mesh demands would be asked for in vain.
+fn is_strong_enough(spec: &ServiceSpec, view: &MeshView) -> Result<(), DeployError> {
+    let least = view.mesh().policy.min_isolation;
+    match spec.isolation {
+        Some(asked) if asked < least => Err(DeployError::TooWeak(least)),
+        _ => Ok(()),
     }
 }
 
@@ -189,59 +220,6 @@ async fn write(
     tx.services().deploy(deploy).await?;
     tx.generations().prune(key, KEPT_GENERATIONS).await?;
     Ok(generation)
-}
-
-/// Deploys the same source again without its pin, so that it is resolved anew.
-///
-/// # Errors
-/// [`DeployError`].
-pub async fn update(
-    broker: &Broker,
-    caller: &Caller,
-    view: &MeshView,
-    name: &str,
-) -> Result<Change, DeployError> {
-    let service = permitted(caller, view, name, Action::Update)?;
-    let mut tx = broker.store.begin().await?;
-    let row = present(&mut tx, service.key()).await?;
-    let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
-    again(broker, caller, tx, row, current, None).await
-}
-
-/// Deploys the version that was ready before the current one, exactly as it was pinned.
-///
-/// # Errors
-/// [`DeployError`].
-pub async fn rollback(
-    broker: &Broker,
-    caller: &Caller,
-    view: &MeshView,
-    name: &str,
-) -> Result<Change, DeployError> {
-    let service = permitted(caller, view, name, Action::Update)?;
-    let mut tx = broker.store.begin().await?;
-    let row = present(&mut tx, service.key()).await?;
-    let previous = tx.generations().previous_proven(&row.key, row.target).await?;
-    let previous = previous.ok_or(DeployError::NoPrevious)?;
-    let pin = previous.pin.clone();
-    again(broker, caller, tx, row, previous, pin).await
-}
-
-/// Writes a known generation as the newest one.
-async fn again(
-    broker: &Broker,
-    caller: &Caller,
-    mut tx: Tx,
-    row: Service,
-    old: StoredGeneration,
-    pin: Option<Pin>,
-) -> Result<Change, DeployError> {
-    let secrets = open_secrets(&broker.at_rest_key, &old)?;
-    let version = Version { spec: old.spec, secrets, pin };
-    let by = (row.latest.0, &caller.member, &row.scope);
-    let generation = write(broker, &mut tx, &row.key, by, version).await?;
-    commit(broker, &row.key.mesh, tx).await?;
-    Ok(Change::watch(broker, row.key, Goal::Serve(generation)).await)
 }
 
 /// Starts a stopped service, or tries a failed or crash-looping one again.

@@ -4,15 +4,18 @@
 //! and whether a package exists (the runner finds out).
 
 use wire::ServiceName;
+use wire::egress::MAX_RULES;
 use wire::peer::hosting::{DeployConfig, DeploySource, McpDeploy};
 use wire::spec::{ArchiveFormat, Limits, Secrets, ServiceSpec, Source};
-use wire::{ErrorCode, Scope, Secret};
+use wire::{EgressRule, ErrorCode, Scope, Secret};
 
 const MAX_ARGS: usize = 256;
 const MAX_ARG_BYTES: usize = 8 << 10;
 const MAX_ENV: usize = 256;
 const MAX_ENV_VALUE: usize = 64 << 10;
 const MAX_TEXT: usize = 2048;
+/// The longest host name, a port, and room to be wrong in.
+const MAX_RULE: usize = 300;
 
 /// Variables that make an interpreter or the dynamic linker run other code than the pinned one.
 const REFUSED_ENV: &[&str] = &[
@@ -35,11 +38,14 @@ pub struct NewService {
     pub name: ServiceName,
     pub spec: ServiceSpec,
     pub secrets: Secrets,
+    /// Where it may connect to. `None`: an existing service keeps its list, a new one may connect nowhere. The list in
+    /// `spec` is empty until that is known.
+    pub network: Option<Vec<EgressRule>>,
     /// `None`: an existing service keeps its scope, a new one is private.
     pub scope: Option<Scope>,
 }
 
-/// Names the field and the rule; never echoes a value.
+/// Names the field and the rule. Never echoes a value, except that of a network rule, which is no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDeploy {
     #[error("{0}")]
@@ -48,16 +54,15 @@ pub enum InvalidDeploy {
     Field { field: &'static str, rule: &'static str },
     #[error("config.env.{name}: {rule}")]
     Env { name: String, rule: &'static str },
-    #[error("{0}: this version can not enforce it")]
-    NotEnforced(&'static str),
+    #[error("{field}: {message}")]
+    Network { field: &'static str, message: String },
 }
 
 impl InvalidDeploy {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Name(_) => ErrorCode::InvalidName,
-            Self::Field { .. } | Self::Env { .. } => ErrorCode::InvalidArgs,
-            Self::NotEnforced(_) => ErrorCode::NotEnforced,
+            Self::Field { .. } | Self::Env { .. } | Self::Network { .. } => ErrorCode::InvalidArgs,
         }
     }
 }
@@ -90,28 +95,36 @@ impl TryFrom<McpDeploy> for NewService {
             args,
             entry,
             open_files,
-            file_size_mb,
+            pids,
+            disk_mb,
+            isolation,
             idle_stop_s,
             allow_scripts,
         } = config;
-        if cpus.is_some() {
-            return Err(InvalidDeploy::NotEnforced("config.cpus"));
-        }
-        if network_allow.is_some_and(|hosts| !hosts.is_empty()) {
-            return Err(InvalidDeploy::NotEnforced("config.network_allow"));
-        }
         env_is_valid(&env)?;
         args_are_valid(&args)?;
         let entry = optional("config.entry", entry)?;
         if idle_stop_s.is_some_and(|s| !(10..=604_800).contains(&s)) {
             return Err(field("config.idle_stop_s", "10 to 604800 seconds"));
         }
-        let limits = limits(memory_mb, open_files, file_size_mb)?;
+        let limits = limits(Asked { memory_mb, cpus, pids, disk_mb, open_files })?;
+        let network = network_allow.map(|rules| network_rules("config.network_allow", &rules)).transpose()?;
         let (source, git_token) = parse_source(source, &name)?;
         let env_names = env.keys().cloned().collect();
-        let spec =
-            ServiceSpec { source, runtime, args, entry, env_names, limits, idle_stop_s, allow_scripts };
-        Ok(Self { name, spec, secrets: Secrets { env, git_token }, scope })
+        let spec = ServiceSpec {
+            source,
+            runtime,
+            args,
+            entry,
+            env_names,
+            limits,
+            idle_stop_s,
+            allow_scripts,
+            network: Vec::new(),
+            learn_until_ms: None,
+            isolation,
+        };
+        Ok(Self { name, spec, secrets: Secrets { env, git_token }, network, scope })
     }
 }
 
@@ -214,27 +227,80 @@ fn env_is_valid(env: &std::collections::BTreeMap<String, Secret>) -> Result<(), 
     Ok(())
 }
 
-fn limits(
+/// Reads a list of rules, each once.
+///
+/// # Errors
+/// [`InvalidDeploy::Network`]: the field, the text, and what is wrong with it.
+pub fn network_rules(field: &'static str, texts: &[String]) -> Result<Vec<EgressRule>, InvalidDeploy> {
+    let refuse = |message: String| InvalidDeploy::Network { field, message };
+    if texts.len() > MAX_RULES {
+        return Err(refuse(format!("at most {MAX_RULES} rules")));
+    }
+    let mut rules = Vec::with_capacity(texts.len());
+    for text in texts {
+        if text.len() > MAX_RULE || !text.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(refuse(format!(
+                "`{}` is no rule; write HOST, HOST:PORT or *.DOMAIN:PORT",
+                plain(text)
+            )));
+        }
+        let rule = EgressRule::parse(text).map_err(|bad| refuse(bad.to_string()))?;
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    Ok(rules)
+}
+
+/// A text that may hold anything, for a message: what does not print is left out.
+fn plain(text: &str) -> String {
+    text.chars().filter(char::is_ascii_graphic).take(64).collect()
+}
+
+struct Asked {
     memory_mb: Option<u32>,
+    cpus: Option<f64>,
+    pids: Option<u32>,
+    disk_mb: Option<u32>,
     open_files: Option<u32>,
-    file_size_mb: Option<u32>,
-) -> Result<Limits, InvalidDeploy> {
+}
+
+fn limits(asked: Asked) -> Result<Limits, InvalidDeploy> {
+    let Asked { memory_mb, cpus, pids, disk_mb, open_files } = asked;
     let default = Limits::default();
     let limits = Limits {
         memory_mb: memory_mb.unwrap_or(default.memory_mb),
+        milli_cpus: cpus.map_or(Ok(default.milli_cpus), milli_cpus)?,
+        pids: pids.unwrap_or(default.pids),
+        disk_mb: disk_mb.unwrap_or(default.disk_mb),
         open_files: open_files.unwrap_or(default.open_files),
-        file_size_mb: file_size_mb.unwrap_or(default.file_size_mb),
     };
     if !(64..=65_536).contains(&limits.memory_mb) {
         return Err(field("config.memory_mb", "64 to 65536"));
     }
+    if !(8..=65_536).contains(&limits.pids) {
+        return Err(field("config.pids", "8 to 65536"));
+    }
+    if !(1..=1_048_576).contains(&limits.disk_mb) {
+        return Err(field("config.disk_mb", "1 to 1048576"));
+    }
     if !(64..=65_536).contains(&limits.open_files) {
         return Err(field("config.open_files", "64 to 65536"));
     }
-    if !(1..=1_048_576).contains(&limits.file_size_mb) {
-        return Err(field("config.file_size_mb", "1 to 1048576"));
-    }
     Ok(limits)
+}
+
+fn milli_cpus(cpus: f64) -> Result<u32, InvalidDeploy> {
+    if !(0.01..=256.0).contains(&cpus) {
+        return Err(field("config.cpus", "0.01 to 256"));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "10 to 256,000 after the check"
+    )]
+    let milli = (cpus * 1000.0).round() as u32;
+    Ok(milli)
 }
 
 #[cfg(test)]
@@ -294,19 +360,52 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_not_applied_are_refused_rather_than_stored() {
-        assert_eq!(npx(json!({"cpus": 0.5})).expect_err("refused").code(), ErrorCode::NotEnforced);
-        let network = npx(json!({"network_allow": ["example.org:443"]}));
-        assert_eq!(network.expect_err("refused").code(), ErrorCode::NotEnforced);
-        npx(json!({"network_allow": []})).expect("an empty list asks for nothing");
+    fn every_limit_reaches_the_spec() {
+        let asked = json!({"memory_mb": 64, "cpus": 0.5, "pids": 9, "disk_mb": 2, "open_files": 65,
+            "isolation": "light"});
+        let spec = npx(asked).expect("valid").spec;
+        let limits = Limits { memory_mb: 64, milli_cpus: 500, pids: 9, disk_mb: 2, open_files: 65 };
+        assert_eq!((spec.limits, spec.isolation), (limits, Some(wire::Tier::Light)));
+        for (cpus, milli) in [(0.01, 10), (1.2345, 1235), (256.0, 256_000)] {
+            assert_eq!(npx(json!({"cpus": cpus})).expect("valid").spec.limits.milli_cpus, milli);
+        }
+    }
+
+    #[test]
+    fn no_list_an_empty_list_and_a_list_are_three_things() {
+        assert_eq!(npx(json!({})).expect("valid").network, None);
+        assert_eq!(npx(json!({"network_allow": []})).expect("valid").network, Some(vec![]));
+        let list = json!({"network_allow": ["API.github.com", "api.github.com:443", "*.example.org:8443"]});
+        let rules = npx(list).expect("valid").network.expect("a list");
+        let rules: Vec<_> = rules.iter().map(ToString::to_string).collect();
+        assert_eq!(rules, ["api.github.com:443", "*.example.org:8443"], "each once");
+    }
+
+    #[test]
+    fn a_bad_rule_is_named_with_its_field_and_nothing_that_does_not_print() {
+        for (bad, says) in [
+            ("10.0.0.1", "config.network_allow: `10.0.0.1` is an address; name a host"),
+            ("*.com", "config.network_allow: `*.com` would allow every name"),
+            ("a\u{202e}b\u{1b}[31m", "config.network_allow: `ab[31m` is no rule"),
+        ] {
+            let error = npx(json!({"network_allow": [bad]})).expect_err("refused");
+            assert_eq!(error.code(), ErrorCode::InvalidArgs);
+            assert!(error.to_string().starts_with(says), "{error}");
+        }
+        let many: Vec<_> = (0..=MAX_RULES).map(|n| format!("h{n}.example")).collect();
+        assert!(npx(json!({"network_allow": many})).is_err());
     }
 
     #[test]
     fn limits_have_ranges() {
         for bad in [
             json!({"memory_mb": 63}),
+            json!({"cpus": 0.009}),
+            json!({"cpus": 256.1}),
+            json!({"cpus": -1}),
+            json!({"pids": 7}),
+            json!({"disk_mb": 0}),
             json!({"open_files": 65_537}),
-            json!({"file_size_mb": 0}),
             json!({"idle_stop_s": 9}),
         ] {
             assert_eq!(npx(bad).expect_err("refused").code(), ErrorCode::InvalidArgs);

@@ -1,7 +1,11 @@
 //! Who sees a service: changing its scope, and telling those whom the change concerns.
 
+use std::sync::Arc;
+
 use catalog::access::{self, Action, Caller, Decision, Subject};
+use catalog::quarantine;
 use wire::peer::mesh::{McpDeployed, McpScopeChanged, McpUndeployed};
+use wire::report::Lists;
 use wire::{MemberId, Scope, ServiceKey};
 
 use super::DeployError;
@@ -10,7 +14,7 @@ use crate::commit::commit;
 use crate::peer::events;
 use crate::store::StoreError;
 use crate::views::{MeshView, ServiceView};
-use crate::{clock, describe};
+use crate::{approvals, clock, describe};
 
 /// Answers the scope that holds now.
 ///
@@ -40,13 +44,19 @@ pub async fn set_scope(
         }
     }
     let mut tx = broker.store.begin().await?;
+    tx.meshes().take_turns(&caller.mesh).await?;
     let known = tx.services().set_scope(service.key(), before, &scope, clock::now_ms()).await;
     known.map_err(|error| match error {
         StoreError::Conflict => DeployError::Conflict,
         other => DeployError::Store(other),
     })?;
+    if [before, &scope].contains(&&Scope::Peer) {
+        approvals::approve_what_is_there(&mut tx, service.key(), &caller.member).await?;
+    }
     commit(broker, &caller.mesh, tx).await?;
-    tell_change(broker, view, caller, service.key(), (before, &scope)).await;
+    // What is offered may have changed with it.
+    let Ok(view) = broker.views.of(&caller.mesh).await else { return Ok(scope) };
+    tell_change(broker, &view, caller, service.key(), (before, &scope)).await;
     Ok(scope)
 }
 
@@ -76,9 +86,13 @@ pub(super) async fn tell_change(
     let change = access::scope_change(before, subject, view.callers());
     let (name, by) = (key.name.to_string(), caller.display_name.clone());
     if describe::is_offered(service) {
-        let data = McpDeployed { scope: after.clone(), ..deployed_event(view, service) };
-        let gained = |member: &MemberId| change.gained.contains(member);
-        events::tell_members(&broker.presences, &key.mesh, ("mcp_deployed", &data), gained);
+        for (is_manager, lists) in [(true, service.lists()), (false, service.offered())] {
+            let data = McpDeployed { scope: after.clone(), ..deployed_event(view, service, lists) };
+            let gained = |member: &MemberId| {
+                change.gained.contains(member) && manages(view, member, service) == is_manager
+            };
+            events::tell_members(&broker.presences, &key.mesh, ("mcp_deployed", &data), gained);
+        }
     }
     let data = McpUndeployed { name: name.clone(), by: by.clone() };
     let lost = |member: &MemberId| change.lost.contains(member);
@@ -92,11 +106,17 @@ pub(super) async fn tell_change(
     events::tell_members(&broker.presences, &key.mesh, ("mcp_scope_changed", &data), kept);
 }
 
-pub fn deployed_event(view: &MeshView, service: &ServiceView) -> McpDeployed {
-    let tools = describe::tools(service.lists());
+/// Whether the quarantine of the service leaves this member out.
+pub fn manages(view: &MeshView, member: &MemberId, service: &ServiceView) -> bool {
+    view.caller(member).is_some_and(|caller| !quarantine::applies_to(&caller, service.subject()))
+}
+
+/// For those who may have `lists`.
+pub fn deployed_event(view: &MeshView, service: &ServiceView, lists: Option<&Arc<Lists>>) -> McpDeployed {
+    let tools = describe::tools(lists);
     McpDeployed {
         name: service.name().to_string(),
-        description: describe::description(service),
+        description: describe::description(service, lists),
         tool_count: tools.len(),
         deployed_by: view.name_of(service.deployed_by()),
         scope: service.scope().clone(),

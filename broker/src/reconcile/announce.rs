@@ -6,7 +6,7 @@ use wire::peer::mesh::{McpCrashed, McpUpdated};
 use wire::report::GenerationReport;
 
 use crate::app::Broker;
-use crate::deploy::deployed_event;
+use crate::deploy::{deployed_event, manages};
 use crate::describe;
 use crate::peer::events;
 use crate::views::MeshView;
@@ -19,19 +19,26 @@ pub(super) async fn proven(broker: &Broker, key: &ServiceKey, before: Option<&Me
         view.caller(member).is_some_and(|caller| may_call(&caller, service.subject()))
     };
     let old = before.and_then(|view| view.service(key.name.as_str())).filter(|old| old.lists().is_some());
-    match old {
-        None => {
-            let data = deployed_event(&view, service);
-            events::tell_members(&broker.presences, &key.mesh, ("mcp_deployed", &data), calls);
-        }
-        Some(_) => {
-            let data = McpUpdated {
-                name: service.name().to_string(),
-                prev_sha: previous_version(broker, key, service.target()).await,
-                new_sha: service.pin().map(|pin| pin.version.clone()),
-                tools: describe::tools(service.lists()),
-            };
-            events::tell_members(&broker.presences, &key.mesh, ("mcp_updated", &data), calls);
+    let previous = match old {
+        None => None,
+        Some(_) => previous_version(broker, key, service.target()).await,
+    };
+    for (is_manager, lists) in [(true, service.lists()), (false, service.offered())] {
+        let hears = |member: &wire::MemberId| calls(member) && manages(&view, member, service) == is_manager;
+        match old {
+            None => {
+                let data = deployed_event(&view, service, lists);
+                events::tell_members(&broker.presences, &key.mesh, ("mcp_deployed", &data), hears);
+            }
+            Some(_) => {
+                let data = McpUpdated {
+                    name: service.name().to_string(),
+                    prev_sha: previous.clone(),
+                    new_sha: service.pin().map(|pin| pin.version.clone()),
+                    tools: describe::tools(lists),
+                };
+                events::tell_members(&broker.presences, &key.mesh, ("mcp_updated", &data), hears);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wire::{Generation, ServiceKey};
+use wire::{Generation, Policy, ServiceKey};
 
 use super::plan::Wish;
 use crate::store::{Service, Store, StoreError, Wanted};
@@ -14,6 +14,8 @@ pub(super) struct Desired {
     pub(super) proven: bool,
     /// While the target is unproven: the newest generation before it that was ready.
     pub(super) fallback: Option<Generation>,
+    /// Of the mesh.
+    pub(super) policy: Policy,
 }
 
 impl Desired {
@@ -22,7 +24,9 @@ impl Desired {
             Wanted::Gone => Wish::Gone,
             Wanted::Stopped => Wish::Rest,
             Wanted::Running if self.row.has_failed() => Wish::Rest,
-            Wanted::Running => Wish::Run { target: self.row.target, fallback: self.fallback },
+            Wanted::Running => {
+                Wish::Run { target: self.row.target, fallback: self.fallback, policy: self.policy }
+            }
         }
     }
 }
@@ -33,10 +37,12 @@ pub(super) type Wishes = BTreeMap<ServiceKey, Desired>;
 pub(super) async fn load(store: &Store, before: &Wishes) -> Result<Wishes, StoreError> {
     let mut tx = store.read().await?;
     let mut wishes = Wishes::new();
+    let policies = tx.policies().all().await?;
     for row in tx.services().list_all().await? {
+        let policy = policies.get(&row.key.mesh).copied().unwrap_or_default();
         let known = before.get(&row.key).filter(|old| old.proven && is_same(&old.row, &row));
         let desired = if known.is_some() {
-            Desired { row, proven: true, fallback: None }
+            Desired { row, proven: true, fallback: None, policy }
         } else {
             let stored = tx.generations().find(&row.key, row.target).await?;
             let proven = stored.is_some_and(|generation| generation.proven);
@@ -46,7 +52,7 @@ pub(super) async fn load(store: &Store, before: &Wishes) -> Result<Wishes, Store
                 let previous = tx.generations().previous_proven(&row.key, row.target).await?;
                 previous.map(|generation| generation.generation)
             };
-            Desired { row, proven, fallback }
+            Desired { row, proven, fallback, policy }
         };
         wishes.insert(desired.row.key.clone(), desired);
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use wire::ServiceKey;
-use wire::report::{Reason, ServiceReport};
+use wire::report::Reason;
+use wire::{Policy, ServiceKey};
 
 use super::Reconciler;
 use super::plan::{Action, Wish};
-use super::work::WorkError;
+use super::work::{Applied, WorkError};
 use crate::commit::commit_observed;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -17,7 +17,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// What a job was, and how it ended.
 pub(super) enum Done {
-    Action(Action, Result<Option<Box<ServiceReport>>, WorkError>),
+    Action(Action, Result<Option<Box<Applied>>, WorkError>),
     Tidied(Result<(), WorkError>),
 }
 
@@ -34,7 +34,7 @@ impl Reconciler {
             Ok(Done::Action(action, result)) => {
                 self.busy.remove(action.key());
                 match result {
-                    Ok(report) => self.succeeded(&action, report).await,
+                    Ok(applied) => self.succeeded(&action, applied).await,
                     Err(error) => self.failed(&action, &error).await,
                 }
             }
@@ -48,19 +48,41 @@ impl Reconciler {
         }
     }
 
-    async fn succeeded(&mut self, action: &Action, report: Option<Box<ServiceReport>>) {
+    async fn succeeded(&mut self, action: &Action, applied: Option<Box<Applied>>) {
         let key = action.key();
         self.retries.remove(key);
         self.broker.observed.set_trouble(key, None);
-        match (action, report) {
-            (Action::Apply(..), Some(report)) => self.report(*report).await,
+        match (action, applied) {
+            (Action::Apply(..), Some(applied)) => {
+                self.remember_policy(key, applied.policy).await;
+                self.report(applied.report).await;
+            }
             (Action::Apply(..), None) => {}
-            (Action::Stop(_), _) => self.broker.observed.forget(key),
+            (Action::Stop(_), _) => {
+                self.applied.remove(key);
+                self.broker.observed.forget(key);
+            }
             (Action::Purge(_), _) => {
+                self.applied.remove(key);
                 self.broker.observed.forget(key);
                 self.delete(key).await;
                 self.wants_tidying = true;
             }
+        }
+    }
+
+    /// So that a restarted broker knows what the runner was told. When it can't be written, the runner is told once more.
+    async fn remember_policy(&mut self, key: &ServiceKey, policy: Policy) {
+        if self.applied.insert(key.clone(), policy) == Some(policy) {
+            return;
+        }
+        let written = async {
+            let mut tx = self.broker.store.begin().await?;
+            tx.policies().set_applied(key, policy).await?;
+            tx.commit().await
+        };
+        if let Err(error) = written.await {
+            self.store_failed(&error);
         }
     }
 

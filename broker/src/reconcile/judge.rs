@@ -11,7 +11,7 @@ use super::desired::Desired;
 use super::{Reconciler, announce};
 use crate::commit::commit_observed;
 use crate::store::{FailedGeneration, StoreError};
-use crate::{clock, describe};
+use crate::{approvals, audit, clock, describe};
 
 /// What has to be written about one service.
 enum Judgement {
@@ -24,14 +24,20 @@ enum Judgement {
 
 impl Reconciler {
     /// Takes a report in, unless a newer one is known already: an answer to an apply may come after an event.
-    pub(super) async fn report(&mut self, report: ServiceReport) {
+    pub(super) async fn report(&mut self, mut report: ServiceReport) {
         let key = report.service.clone();
         let is_old = |known: &ServiceReport| self.is_synced && known.revision > report.revision;
         if self.broker.observed.get(&key).is_some_and(|known| is_old(&known)) {
             return;
         }
+        for decision in &mut report.egress {
+            decision.host = audit::printable(&decision.host);
+        }
         let now = report.clone();
         let before = self.broker.observed.record(report);
+        if !now.egress.is_empty() && before.as_ref().is_none_or(|before| before.egress != now.egress) {
+            self.unwritten.insert((key.clone(), self.boot.clone()), now.egress.clone());
+        }
         if self.is_synced && before.as_deref().and_then(phase) != phase(&now) {
             self.unsaved.insert(key.clone());
             if let Some(serving) = &now.serving
@@ -114,8 +120,12 @@ impl Reconciler {
         let view = self.broker.views.of(&key.mesh).await.ok();
         let written = async {
             let mut tx = self.broker.store.begin().await?;
-            tx.lists().put(key, &lists, clock::now_ms()).await?;
+            tx.meshes().take_turns(&key.mesh).await?;
+            let is_listed = tx.lists().put(key, &lists, clock::now_ms()).await?;
             tx.services().mark_proven(key, serving.generation, serving.pin.as_ref()).await?;
+            if is_listed {
+                approvals::listed(&mut tx, key, &lists).await?;
+            }
             commit_observed(&self.broker, &key.mesh, tx).await
         };
         let written: Result<(), StoreError> = written.await;
@@ -133,7 +143,8 @@ impl Reconciler {
     async fn relist(&mut self, key: &ServiceKey) {
         let Some(lists) = self.lists.remove(key) else { return };
         let Ok(view) = self.broker.views.of(&key.mesh).await else { return };
-        let known = view.service(key.name.as_str()).and_then(|service| service.lists().cloned());
+        let service = view.service(key.name.as_str()).filter(|service| service.is_approved());
+        let known = service.and_then(|service| service.lists().cloned());
         if known.as_deref().is_some_and(|known| is_same(known, &lists)) {
             return;
         }
@@ -144,7 +155,10 @@ impl Reconciler {
         }
         let written = async {
             let mut tx = self.broker.store.begin().await?;
-            tx.lists().put(key, &lists, clock::now_ms()).await?;
+            tx.meshes().take_turns(&key.mesh).await?;
+            if tx.lists().put(key, &lists, clock::now_ms()).await? {
+                approvals::listed(&mut tx, key, &lists).await?;
+            }
             commit_observed(&self.broker, &key.mesh, tx).await
         };
         let written: Result<(), StoreError> = written.await;
@@ -166,10 +180,11 @@ impl Reconciler {
     pub(super) async fn recall(&mut self) {
         let read = async {
             let mut tx = self.broker.store.read().await?;
-            tx.observed().list_all().await
+            Ok::<_, StoreError>((tx.observed().list_all().await?, tx.policies().applied().await?))
         };
         match read.await {
-            Ok(reports) => {
+            Ok((reports, applied)) => {
+                self.applied = applied;
                 for last in reports {
                     self.broker.observed.record(last.report);
                 }
@@ -178,8 +193,14 @@ impl Reconciler {
         }
     }
 
-    /// Writes the reports that changed, together.
+    /// Writes the reports that changed, together, and what became of connections.
     pub(super) async fn save(&mut self) {
+        if !self.unwritten.is_empty() {
+            match audit::keep(&self.broker.store, &self.unwritten).await {
+                Ok(()) => self.unwritten.clear(),
+                Err(error) => self.store_failed(&error),
+            }
+        }
         if self.unsaved.is_empty() {
             return;
         }
@@ -187,7 +208,7 @@ impl Reconciler {
             let mut tx = self.broker.store.begin().await?;
             for key in &self.unsaved {
                 if let Some(report) = self.broker.observed.get(key) {
-                    tx.observed().put(&describe::without_locks(&report), clock::now_ms()).await?;
+                    tx.observed().put(&describe::kept_report(&report), clock::now_ms()).await?;
                 }
             }
             tx.commit().await
@@ -222,4 +243,6 @@ fn is_same(a: &Lists, b: &Lists) -> bool {
         && raw(&a.prompts, &b.prompts)
         && raw(&a.resources, &b.resources)
         && raw(&a.resource_templates, &b.resource_templates)
+        && a.instructions == b.instructions
+        && a.server_info.get() == b.server_info.get()
 }

@@ -32,9 +32,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use wire::ServiceKey;
 use wire::report::Lists;
 use wire::runner::{Health, Progress};
+use wire::{Policy, ServiceKey};
 
 use self::desired::Wishes;
 use self::finish::{Done, Retry};
@@ -42,6 +42,7 @@ use self::link::LinkNews;
 use self::plan::plan;
 pub use self::verdict::{Goal, Verdict};
 use crate::app::Broker;
+use crate::audit;
 use crate::clock;
 use crate::store::StoreError;
 
@@ -132,6 +133,11 @@ struct Reconciler {
     busy: HashSet<ServiceKey>,
     retries: HashMap<ServiceKey, Retry>,
     unsaved: HashSet<ServiceKey>,
+    /// The policy under which the runner was last given each service.
+    applied: BTreeMap<ServiceKey, Policy>,
+    /// Of the runner's present life.
+    boot: String,
+    unwritten: audit::Unwritten,
     wants_tidying: bool,
 }
 
@@ -151,6 +157,9 @@ impl Reconciler {
             busy: HashSet::new(),
             retries: HashMap::new(),
             unsaved: HashSet::new(),
+            applied: BTreeMap::new(),
+            boot: String::new(),
+            unwritten: audit::Unwritten::new(),
             wants_tidying: false,
         }
     }
@@ -249,6 +258,7 @@ impl Reconciler {
     async fn event(&mut self, event: wire::runner::Event) {
         let wire::runner::Event { hello, report, lists, synced, progress, removed, beat: _ } = event;
         if let Some(health) = hello {
+            self.boot.clone_from(&health.boot);
             self.hello = Some(health);
         }
         if let Some(report) = report {
@@ -286,7 +296,7 @@ impl Reconciler {
     fn act(&mut self) {
         let wishes: BTreeMap<_, _> =
             self.wishes.iter().map(|(key, desired)| (key.clone(), desired.wish())).collect();
-        for action in plan(&wishes, &self.broker.observed.all()) {
+        for action in plan(&wishes, &self.broker.observed.all(), &self.applied) {
             let waits = self.retries.get(action.key()).is_some_and(|retry| retry.at.is_some());
             if waits || !self.busy.insert(action.key().clone()) {
                 continue;

@@ -108,7 +108,7 @@ mod tests {
             created_at: 0,
             updated_at: 0,
         };
-        Desired { row, proven, fallback: None }
+        Desired { row, proven, fallback: None, policy: wire::Policy::default() }
     }
 
     fn failed(desired: Desired, generation: i64) -> Desired {
@@ -126,10 +126,11 @@ mod tests {
             restarts: 0,
             ready_since_ms: None,
             pid: None,
-            memory_bytes: None,
+            usage: None,
+            tier: None,
         };
         let service = desired(1, 1, Wanted::Running, true).row.key;
-        ServiceReport { service, revision: 1, serving: Some(one), candidate: None }
+        ServiceReport { service, revision: 1, serving: Some(one), candidate: None, egress: vec![] }
     }
 
     const TWO: Goal = Goal::Serve(Generation(2));

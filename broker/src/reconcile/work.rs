@@ -5,7 +5,7 @@
 use wire::report::{Reason, ServiceReport};
 use wire::runner::Apply;
 use wire::spec::Source;
-use wire::{ErrorCode, Generation, ServiceKey};
+use wire::{ErrorCode, Generation, Policy, ServiceKey};
 
 use super::plan::Action;
 use crate::app::Broker;
@@ -49,34 +49,43 @@ impl WorkError {
     }
 }
 
+/// A service that the runner took.
+pub(super) struct Applied {
+    pub(super) report: ServiceReport,
+    /// Under which it was given to the runner.
+    pub(super) policy: Policy,
+}
+
 /// Answers what the runner says about an applied service.
-pub(super) async fn carry_out(
-    broker: &Broker,
-    action: &Action,
-) -> Result<Option<Box<ServiceReport>>, WorkError> {
+pub(super) async fn carry_out(broker: &Broker, action: &Action) -> Result<Option<Box<Applied>>, WorkError> {
     match action {
         Action::Apply(key, generation) => {
-            apply(broker, key, *generation).await.map(|report| Some(Box::new(report)))
+            apply(broker, key, *generation).await.map(|applied| Some(Box::new(applied)))
         }
         Action::Stop(key) => Ok(broker.runner.remove(key, false).await.map(|()| None)?),
         Action::Purge(key) => Ok(broker.runner.remove(key, true).await.map(|()| None)?),
     }
 }
 
-async fn apply(
-    broker: &Broker,
-    key: &ServiceKey,
-    generation: Generation,
-) -> Result<ServiceReport, WorkError> {
+async fn apply(broker: &Broker, key: &ServiceKey, generation: Generation) -> Result<Applied, WorkError> {
     let mut tx = broker.store.read().await?;
     let stored = tx.generations().find(key, generation).await?.ok_or(WorkError::NoGeneration)?;
+    let mesh = tx.meshes().find(&key.mesh).await?.ok_or(WorkError::NoGeneration)?;
     drop(tx);
     let secrets = deploy::open_secrets(&broker.at_rest_key, &stored).map_err(|_| WorkError::Secrets)?;
     if let Source::Archive { sha256, .. } = &stored.spec.source {
         bring_archive(broker, key, sha256).await?;
     }
-    let apply = Apply { generation, spec: stored.spec, secrets, pin: stored.pin, proven: stored.proven };
-    Ok(broker.runner.apply(key, &apply).await?)
+    let apply = Apply {
+        generation,
+        spec: stored.spec,
+        secrets,
+        pin: stored.pin,
+        proven: stored.proven,
+        policy: mesh.policy,
+    };
+    let report = broker.runner.apply(key, &apply).await?;
+    Ok(Applied { report, policy: mesh.policy })
 }
 
 async fn bring_archive(broker: &Broker, key: &ServiceKey, sha256: &str) -> Result<(), WorkError> {

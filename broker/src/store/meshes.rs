@@ -1,9 +1,9 @@
 //! Meshes: the tenants.
 
-use wire::{MeshId, PublicKey};
+use wire::{MeshId, Policy, PublicKey};
 
 use super::row::Place;
-use super::{StoreError, Tx, execute, fetch_all, fetch_optional};
+use super::{StoreError, Tx, execute, fetch_all, fetch_optional, policies};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mesh {
@@ -16,19 +16,27 @@ pub struct Mesh {
     /// Part of every invite (32 random bytes, base64url).
     pub root_key: String,
     pub created_at: i64,
+    pub policy: Policy,
 }
 
 pub struct Meshes<'t> {
     pub(super) tx: &'t mut Tx,
 }
 
-const INSERT: &str = "INSERT INTO mesh (id, slug, name, owner_pubkey, root_key, created_at) \
-    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
-const FIND: &str = "SELECT id, slug, name, owner_pubkey, root_key, created_at FROM mesh WHERE id = $1";
-const BY_OWNER: &str = "SELECT id, slug, name, owner_pubkey, root_key, created_at FROM mesh \
-    WHERE owner_pubkey = $1 ORDER BY created_at, id";
-const LIST: &str =
-    "SELECT id, slug, name, owner_pubkey, root_key, created_at FROM mesh ORDER BY created_at, id";
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, slug, name, owner_pubkey, root_key, created_at, min_isolation, min_release_age_s FROM mesh ",
+            $rest
+        )
+    };
+}
+
+const INSERT: &str = "INSERT INTO mesh (id, slug, name, owner_pubkey, root_key, created_at, \
+    min_isolation, min_release_age_s) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
+const FIND: &str = select!("WHERE id = $1");
+const BY_OWNER: &str = select!("WHERE owner_pubkey = $1 ORDER BY created_at, id");
+const LIST: &str = select!("ORDER BY created_at, id");
 const TAKE_TURNS: &str = "UPDATE mesh SET created_at = created_at WHERE id = $1";
 
 impl Meshes<'_> {
@@ -41,7 +49,7 @@ impl Meshes<'_> {
     /// # Errors
     /// [`StoreError::Conflict`] when the id is taken.
     pub async fn insert(&mut self, mesh: &Mesh) -> Result<(), StoreError> {
-        let Mesh { id, slug, name, owner_pubkey, root_key, created_at } = mesh;
+        let Mesh { id, slug, name, owner_pubkey, root_key, created_at, policy } = mesh;
         let rows = execute!(
             &mut *self.tx,
             INSERT,
@@ -50,7 +58,9 @@ impl Meshes<'_> {
             name,
             owner_pubkey.as_str(),
             root_key,
-            created_at
+            created_at,
+            policy.min_isolation.as_str(),
+            policies::seconds(*policy)
         )?;
         if rows == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
@@ -81,16 +91,20 @@ struct MeshRow {
     owner_pubkey: String,
     root_key: String,
     created_at: i64,
+    min_isolation: String,
+    min_release_age_s: i64,
 }
 
 impl TryFrom<MeshRow> for Mesh {
     type Error = StoreError;
     fn try_from(row: MeshRow) -> Result<Self, StoreError> {
-        let MeshRow { id, slug, name, owner_pubkey, root_key, created_at } = row;
+        let MeshRow { id, slug, name, owner_pubkey, root_key, created_at, min_isolation, min_release_age_s } =
+            row;
         let place = Place { table: "mesh", id: &id };
         Ok(Self {
             id: place.id("id", MeshId::parse, &id)?,
             owner_pubkey: place.id("owner_pubkey", PublicKey::parse, &owner_pubkey)?,
+            policy: policies::policy(&place, &min_isolation, min_release_age_s)?,
             slug,
             name,
             root_key,

@@ -17,7 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 macro_rules! migrations {
     ($folder:literal) => {
-        migrator(&[(1, "first", include_str!(concat!("../../../migrations/", $folder, "/0001_first.sql")))])
+        migrator(&[
+            (1, "first", include_str!(concat!("../../../migrations/", $folder, "/0001_first.sql"))),
+            (2, "jail", include_str!(concat!("../../../migrations/", $folder, "/0002_jail.sql"))),
+        ])
     };
 }
 

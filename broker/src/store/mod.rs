@@ -9,6 +9,8 @@
 //! take back a commit that was already answered (<https://www.sqlite.org/pragma.html#pragma_synchronous>). Writes are
 //! deploys, joins and changes of state, so the sync is not on the path of a call.
 
+mod approvals;
+mod egress;
 mod error;
 mod generations;
 mod invites;
@@ -16,6 +18,7 @@ mod members;
 mod meshes;
 mod migrate;
 mod open;
+mod policies;
 mod reports;
 mod row;
 mod services;
@@ -23,12 +26,15 @@ mod uploads;
 
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
+pub use approvals::{Approval, Approvals};
+pub use egress::{Counted, Egress, KEPT_MS, KEPT_ROWS, summed};
 pub use error::StoreError;
 pub use generations::{Generations, StoredGeneration};
 pub use invites::{Invite, Invites};
 pub use members::{Member, MemberChange, Members};
 pub use meshes::{Mesh, Meshes};
 pub use open::StoreConfig;
+pub use policies::Policies;
 pub use reports::{LastReport, Listing, Listings, Observations};
 pub use services::{Deploy, FailedGeneration, Service, Services, Wanted};
 pub use uploads::Uploads;
@@ -138,6 +144,19 @@ impl Tx {
     /// What the runner last said about each service.
     pub fn observed(&mut self) -> Observations<'_> {
         Observations { tx: self }
+    }
+
+    pub fn policies(&mut self) -> Policies<'_> {
+        Policies { tx: self }
+    }
+
+    pub fn approvals(&mut self) -> Approvals<'_> {
+        Approvals { tx: self }
+    }
+
+    /// What became of connections.
+    pub fn egress(&mut self) -> Egress<'_> {
+        Egress { tx: self }
     }
 
     pub fn uploads(&mut self) -> Uploads<'_> {

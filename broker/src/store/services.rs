@@ -333,6 +333,9 @@ mod tests {
             limits: Limits::default(),
             idle_stop_s: None,
             allow_scripts: false,
+            network: vec![],
+            learn_until_ms: None,
+            isolation: None,
         };
         let mut tx = store.begin().await.expect("begins");
         for (mesh, name) in [(&theirs, "a"), (&theirs, "b"), (&theirs, "leaving"), (&other, "a")] {

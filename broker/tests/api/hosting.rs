@@ -318,10 +318,10 @@ async fn a_crash_and_new_lists_are_events_for_those_who_see_the_service() {
     assert_eq!((&status["status"], &status["restarts"]), (&json!("restarting"), &json!(1)));
     assert!(!status.to_string().contains("hunter2"), "only who manages it reads its output");
     world.runner.change("echo", |report| report.serving.as_mut().expect("serving").phase = Phase::Ready);
-    world.runner.list("echo", &["new"]);
-    assert_eq!(bo.event("mcp_updated").await["eventData"]["tools"][0]["name"], "new");
+    world.runner.list("echo", &["slow"]);
+    assert_eq!(bo.event("mcp_updated").await["eventData"]["tools"][0]["name"], "slow");
     let schema = bo.ask(json!({"type": "mcp_schema", "server_name": "echo"})).await;
-    assert_eq!(schema["names"], json!(["svc__echo__new"]));
+    assert_eq!(schema["names"], json!(["svc__echo__slow"]));
 }
 
 #[tokio::test]

@@ -3,4 +3,6 @@
 mod calls;
 mod connections;
 mod hosting;
+mod jail;
+mod quarantine;
 mod world;

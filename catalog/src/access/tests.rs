@@ -43,7 +43,7 @@ fn row(action: Action, who: u8, scope: Option<&Scope>) -> String {
 fn the_table_of_role_and_action() {
     use Action::*;
     // columns: no such service · own · another's in scope · another's out of scope
-    let table: [(Action, [&str; 4]); 13] = [
+    let table: [(Action, [&str; 4]); 14] = [
         (Call, ["NNNN", "AAAA", "AAAA", "NNFF"]),
         (Look, ["NNNN", "AAAA", "AAAA", "NNAA"]),
         (Deploy, ["FAAA", "FAAA", "FFAA", "FFAA"]),
@@ -57,6 +57,7 @@ fn the_table_of_role_and_action() {
         (Logs, ["NNNN", "FAAA", "FFAA", "NNAA"]),
         (ManageMembers, ["FFAA", "FFAA", "FFAA", "FFAA"]),
         (Invite, ["FFAA", "FFAA", "FFAA", "FFAA"]),
+        (SetPolicy, ["FFAA", "FFAA", "FFAA", "FFAA"]),
     ];
     assert_eq!(table.map(|(action, _)| action), Action::ALL, "every action has a row");
     for (action, [none, own, shared, hidden]) in table {
@@ -203,7 +204,8 @@ proptest! {
         let subject = Subject { mesh: &mesh, deployed_by: &deployer, scope: &scope };
         let decision = decide(&who, action, Some(subject));
         let names_a_service = !matches!(
-            action, Action::Deploy | Action::DeployShared | Action::ManageMembers | Action::Invite
+            action,
+            Action::Deploy | Action::DeployShared | Action::ManageMembers | Action::Invite | Action::SetPolicy
         );
         if names_a_service {
             prop_assert_eq!(decision == Decision::NotFound, !may_see(&who, subject));

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use wire::Scope;
+use wire::{Scope, Tier};
 
 use super::InMesh;
+use super::jail::{Place, place, tier};
 use crate::failure::Failure;
-use crate::units::{parse_duration, parse_mib};
+use crate::units::{parse_cpus, parse_duration, parse_mib};
 
 /// Host an MCP server: from a command (`-- npx …`, `-- uvx …`), from PyPI, from git, from a folder or an archive.
 #[derive(Debug, Args)]
@@ -51,9 +52,24 @@ pub struct DeployArgs {
     /// File of NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// Memory that each process of the server may have
+    /// Memory that the server may have, its processes together [default: 512m]
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     pub memory: Option<u32>,
+    /// Processors that it may use, e.g. 0.5 [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub cpus: Option<f64>,
+    /// Processes and threads that it may have [default: 128]
+    #[arg(long, value_name = "N")]
+    pub pids: Option<u32>,
+    /// Size of its data directory [default: 1g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    pub disk: Option<u32>,
+    /// Where it may connect to, e.g. api.github.com,*.githubusercontent.com:443; `none` for nowhere, as a new service has it
+    #[arg(long, value_name = "HOST[:PORT],…", value_delimiter = ',', value_parser = place)]
+    pub network: Vec<Place>,
+    /// The weakest jail that it may run in: strict, or light where the mesh allows that
+    #[arg(long, value_name = "TIER", value_parser = tier)]
+    pub isolation: Option<Tier>,
     /// Files that each process may have open
     #[arg(long, value_name = "N")]
     pub open_files: Option<u32>,
@@ -78,6 +94,16 @@ pub struct DeployArgs {
 impl DeployArgs {
     pub fn scope(&self) -> Result<Option<Scope>, Failure> {
         one_of(self.mesh_wide, &self.audience)
+    }
+
+    /// `None`: as it is.
+    pub fn network(&self) -> Result<Option<Vec<String>>, Failure> {
+        let rules = self.network.iter().filter_map(Place::rule).map(ToString::to_string).collect::<Vec<_>>();
+        match self.network.len() {
+            0 => Ok(None),
+            _ if rules.is_empty() || rules.len() == self.network.len() => Ok(Some(rules)),
+            _ => Err(Failure::user("--network none stands alone: it means nowhere")),
+        }
     }
 }
 

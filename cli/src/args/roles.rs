@@ -6,7 +6,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use wire::EgressRule;
 
+use super::jail::rule;
+use crate::failure::Failure;
 use crate::units::parse_duration;
 
 #[derive(Debug, Clone, Args)]
@@ -40,6 +43,27 @@ pub struct KeyArgs {
     pub key_file: Option<PathBuf>,
 }
 
+/// What only the operator of a runner can say: no deployer reaches an inside host that is not named here.
+#[derive(Debug, Clone, Args)]
+pub struct PrivateArgs {
+    /// A host with a private address that services may be allowed to reach; repeat it or separate by commas
+    #[arg(
+        long = "private-host",
+        env = "CLAUDEMESH_PRIVATE_HOSTS",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
+    )]
+    hosts: Vec<String>,
+}
+
+impl PrivateArgs {
+    /// An empty variable is no host.
+    pub fn rules(&self) -> Result<Vec<EgressRule>, Failure> {
+        let named = self.hosts.iter().filter(|text| !text.trim().is_empty());
+        named.map(|text| rule(text).map_err(|why| Failure::user(format!("--private-host: {why}")))).collect()
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct UpArgs {
     #[command(flatten)]
@@ -60,6 +84,8 @@ pub struct UpArgs {
     pub key: KeyArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub private: PrivateArgs,
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +143,8 @@ pub struct RunnerArgs {
         default_value = "https"
     )]
     pub git_schemes: Vec<String>,
+    #[command(flatten)]
+    pub private: PrivateArgs,
     /// Log as JSON lines
     #[arg(long, env = "CLAUDEMESH_JSON_LOGS")]
     pub json_logs: bool,
@@ -140,5 +168,20 @@ impl FromStr for ListenArg {
             Some(path) => Ok(Self::Unix(PathBuf::from(path))),
             None => text.parse().map(Self::Tcp).map_err(|_| "write unix:PATH or HOST:PORT".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_list_names_no_host_and_a_bad_one_is_refused() {
+        let rules = |hosts: &[&str]| {
+            PrivateArgs { hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }.rules()
+        };
+        assert!(rules(&["", " "]).unwrap().is_empty());
+        assert_eq!(rules(&["a.corp:8443", " b.corp"]).unwrap().len(), 2);
+        assert!(rules(&["10.0.0.1"]).unwrap_err().message.starts_with("--private-host"));
     }
 }

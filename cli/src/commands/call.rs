@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(
             result.parts,
             [
-                "hi␛[2J",
+                r"hi\u{1b}[2J",
                 "[image image/png 3 B]",
                 "[resource file:///x]",
                 "body",

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use client::{Connection, Membership};
+use client::{ClientError, Connection, Membership};
 use serde::Serialize;
-use wire::ServiceName;
 use wire::peer::Body;
 use wire::peer::hosting::{
-    McpDeployStatus, McpRollback, McpScope, McpScopeResult, McpStart, McpStop, McpUndeploy, McpUpdate,
+    McpDeployStatus, McpRollback, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
+    ServiceStatus,
 };
 use wire::spec::Pin;
+use wire::{ServiceName, Tier};
 
+use super::card::scope_words;
 use super::follow::{Progress, to_the_end};
-use super::services::scope_words;
 use super::tools::example_call;
 use crate::archive;
 use crate::args::DeployArgs;
@@ -27,6 +28,7 @@ pub async fn deploy(here: &Here, args: &DeployArgs) -> Result<(), Failure> {
     // What can be known here is said before anything is uploaded.
     ServiceName::parse(&args.name)
         .map_err(|e| Failure::of_code(wire::ErrorCode::InvalidName, e.to_string()))?;
+    args.network()?;
     let wanted = choose(args)?;
     let upload = match &wanted {
         Wanted::Folder(path) => Some(upload_folder(here, path).await?),
@@ -35,8 +37,7 @@ pub async fn deploy(here: &Here, args: &DeployArgs) -> Result<(), Failure> {
     };
     let frame = settings::frame(args, &wanted, upload)?;
     let connection = here.connect().await?;
-    let done = follow(here, &connection, &args.name, &frame).await;
-    let shown = match done {
+    let shown = match follow(here, &connection, &args.name, &frame).await {
         Ok(status) => show_running(here, &connection, &status).await,
         Err(failure) => Err(failure),
     };
@@ -64,7 +65,42 @@ async fn follow<B: Body + Serialize>(
     frame: &B,
 ) -> Result<McpDeployStatus, Failure> {
     let stream = connection.deploy(frame).await?;
-    to_the_end(here.out, name, stream).await
+    match to_the_end(here.out, name, stream).await {
+        // Only of a service that was tried: a refused request has nothing to do with its jail.
+        Err(failure) if failure.code.is_some() && failure.note.is_some() => {
+            Err(explained(connection, name, failure).await)
+        }
+        ended => ended,
+    }
+}
+
+/// With the jail and the refused connections in its note: a server that was refused its own backend only says `fetch failed`.
+async fn explained(connection: &Connection, name: &str, mut failure: Failure) -> Failure {
+    // Only a hint: the failure is the same without it.
+    if let Ok(found) = status_of(connection, name).await {
+        let blocked = found.egress.iter().filter(|decision| !decision.verdict.is_allowed()).count();
+        let mut note = failure.note.take().map(|note| format!("{note}; ")).unwrap_or_default();
+        note.push_str(&jail_words(&found));
+        if blocked > 0 {
+            note.push_str(&format!("; {} refused to it: claudemesh why {name}", count(blocked, "host")));
+        }
+        failure.note = Some(note);
+    }
+    failure
+}
+
+async fn status_of(connection: &Connection, name: &str) -> Result<ServiceStatus, ClientError> {
+    let frame = McpStatus { server_name: name.to_owned() };
+    let found: McpStatusResult = connection.request(&frame).await?;
+    Ok(found.service)
+}
+
+/// `jail strict, connects to api.github.com:443`.
+fn jail_words(service: &ServiceStatus) -> String {
+    let tier = service.tier.map_or("none", Tier::as_str);
+    let places = service.network.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let places = if places.is_empty() { "nowhere".to_owned() } else { brief(&places.join(", "), 200) };
+    format!("jail {tier}, connects to {places}")
 }
 
 async fn show_running(here: &Here, connection: &Connection, status: &McpDeployStatus) -> Result<(), Failure> {
@@ -72,7 +108,7 @@ async fn show_running(here: &Here, connection: &Connection, status: &McpDeploySt
     if out.json {
         return out.document(status);
     }
-    let name = &status.server_name;
+    let name = &plain_line(&status.server_name);
     let tools = status.tools.as_deref().unwrap_or_default();
     let pinned = status.pin.as_ref().map(|pin| format!(": {}", pin_words(pin))).unwrap_or_default();
     out.line(format!("{name} is {}{pinned}, {}", plain_line(&status.status), count(tools.len(), "tool")));
@@ -80,10 +116,13 @@ async fn show_running(here: &Here, connection: &Connection, status: &McpDeploySt
         return Ok(());
     }
     // Only a hint: a broker that does not answer it has still deployed.
-    let asked = connection.request(&McpScope { server_name: name.clone(), scope: None }).await;
-    if let Ok(McpScopeResult { scope, .. }) = asked {
-        out.line(format!("  seen by   {}", scope_words(&scope)));
-        if matches!(scope, wire::Scope::Peer) {
+    if let Ok(found) = status_of(connection, name).await {
+        out.line(format!("  runs in   {}", jail_words(&found)));
+        if found.network.is_empty() && found.learning_until.is_none() {
+            out.line(format!("  allow     claudemesh allow {name} HOST (or: claudemesh learn {name})"));
+        }
+        out.line(format!("  seen by   {}", scope_words(&found.scope)));
+        if matches!(found.scope, wire::Scope::Peer) {
             out.line(format!("  share it  claudemesh scope {name} --mesh"));
         }
     }
@@ -112,7 +151,12 @@ pub fn count(n: usize, what: &str) -> String {
 }
 
 /// A change of state without a source: one frame, one line.
-async fn change<B: Body + Serialize>(here: &Here, name: &str, frame: &B, word: &str) -> Result<(), Failure> {
+pub async fn change<B: Body + Serialize>(
+    here: &Here,
+    name: &str,
+    frame: &B,
+    word: &str,
+) -> Result<(), Failure> {
     let connection = here.connect().await?;
     let done = follow(here, &connection, name, frame).await;
     connection.close().await;
@@ -148,6 +192,17 @@ pub async fn remove(here: &Here, name: String) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_jail_is_said_with_where_it_leads() {
+        let mut service = crate::commands::card::tests::service();
+        assert_eq!(
+            jail_words(&service),
+            "jail strict, connects to api.github.com:443, *.githubusercontent.com:443"
+        );
+        (service.tier, service.network) = (None, Vec::new());
+        assert_eq!(jail_words(&service), "jail none, connects to nowhere");
+    }
 
     #[test]
     fn a_pin_is_said_in_a_few_words() {

@@ -70,7 +70,9 @@ async fn follow_on(
     loop {
         match follow_once(out, connection, args, seen).await {
             Ok(end) => out.remark(format!("the stream ended: {}; following again", plain_line(&end))),
-            Err(error) if error.is_link_loss() => out.remark(format!("{error}; connecting again")),
+            Err(error) if error.is_link_loss() => {
+                out.remark(format!("{}; connecting again", plain_line(&error.to_string())))
+            }
             Err(ClientError::Lagged) => out.remark("lines came faster than they were read; following again"),
             Err(error) => return Err(error.into()),
         }
@@ -163,6 +165,6 @@ mod tests {
 
     #[test]
     fn a_printed_line_is_harmless() {
-        assert!(words(&line(1, 0)).ends_with("stderr  ␛[1mn1"));
+        assert!(words(&line(1, 0)).ends_with(r"stderr  \u{1b}[1mn1"));
     }
 }

@@ -1,14 +1,19 @@
 //! What each command of a person does: one frame or stream, then words.
 
 mod call;
+mod card;
 mod deploy;
 mod doctor;
+mod drift;
 mod follow;
 mod invite;
 mod logs;
+mod network;
 mod people;
+mod policy;
 mod services;
 mod tools;
+mod why;
 
 pub use invite::display_name;
 
@@ -30,6 +35,12 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
         Command::Call(args) => return call::call(here, &args).await,
         Command::Logs(args) => logs::logs(here, &args).await?,
         Command::Scope(args) => services::scope(here, &args).await?,
+        Command::Why(args) => why::why(here, &args.name).await?,
+        Command::Allow(args) => network::allow(here, &args).await?,
+        Command::Deny(args) => network::deny(here, &args).await?,
+        Command::Learn(args) => network::learn(here, &args).await?,
+        Command::Approve(args) => drift::approve(here, &args).await?,
+        Command::Policy(args) => policy::policy(here, &args).await?,
         Command::Update(args) => deploy::update(here, args.name).await?,
         Command::Rollback(args) => deploy::rollback(here, args.name).await?,
         Command::Stop(args) => deploy::stop(here, args.name).await?,

@@ -13,5 +13,5 @@ pub use broker::broker;
 pub use data::DataFolder;
 pub use down::down;
 pub use logging::log_for_commands;
-pub use runner::{leave_session, runner};
+pub use runner::{isolation_here, leave_session, runner};
 pub use up::up;

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use runner::cell::Cells;
 use runner::{Listen, RunnerConfig};
+use wire::isolation::IsolationReport;
 
 use super::logging::{self, Chatter};
 use crate::args::{ListenArg, RunnerArgs};
@@ -36,8 +38,17 @@ pub async fn runner(args: RunnerArgs) -> Result<u8, Failure> {
     let mut config = RunnerConfig::new(args.data, listen, PathBuf::from(OWN_IMAGE));
     config.orphan_timeout = args.orphan_timeout;
     config.git_schemes = args.git_schemes;
+    config.egress.private = args.private.rules()?;
     runner::run(config).await.map_err(|e| Failure::of_code(e.code(), e.to_string()))?;
     Ok(0)
+}
+
+/// What a runner that was started here, as this user, could build. Blocks while it tries.
+pub fn isolation_here() -> IsolationReport {
+    // The folder is never touched: it names the probe's control group, apart from those of real runners.
+    let data = PathBuf::from(format!("doctor-{}", std::process::id()));
+    let config = RunnerConfig::new(data, Listen::Unix(PathBuf::new()), PathBuf::from(OWN_IMAGE));
+    Cells::new(&config).isolation().clone()
 }
 
 /// As the runner itself says it in `/health`.

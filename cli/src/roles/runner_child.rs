@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wire::runner::Health;
+use wire::{EgressRule, Tier};
 
 use super::data::DataFolder;
 use super::runner::own_build;
@@ -34,6 +35,8 @@ pub struct RunnerChild {
     data: DataFolder,
     socket: PathBuf,
     http: reqwest::Client,
+    /// `--private-host` for the runner.
+    private: String,
 }
 
 /// A runner that answers. `child` is `None` for one that an earlier `up` has started.
@@ -43,7 +46,7 @@ struct Live {
 }
 
 impl RunnerChild {
-    pub fn new(data: DataFolder) -> Result<Self, Failure> {
+    pub fn new(data: DataFolder, private: &[EgressRule]) -> Result<Self, Failure> {
         client::install_tls();
         let socket = data.runner_socket();
         let http = reqwest::Client::builder()
@@ -52,7 +55,8 @@ impl RunnerChild {
             .timeout(HEALTH_LIMIT)
             .build()
             .map_err(|e| Failure::platform(format!("no HTTP client: {e}")))?;
-        Ok(Self { data, socket, http })
+        let private = private.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        Ok(Self { data, socket, http, private })
     }
 
     /// Until `ending`; then the runner and all services are stopped.
@@ -118,6 +122,8 @@ impl RunnerChild {
             .arg("--data")
             .arg(self.data.join("runner"))
             .args(["--orphan-timeout", ORPHAN_TIMEOUT])
+            // Given although it may be empty: what we were told counts, and not what the environment says.
+            .arg(format!("--private-host={}", self.private))
             // The broker's secrets are none of the runner's business, and a service must not inherit them.
             .env_remove("BROKER_ENCRYPTION_KEY")
             .env_remove("DATABASE_URL")
@@ -133,7 +139,7 @@ impl RunnerChild {
         let answers = async {
             loop {
                 match self.health().await {
-                    Some(health) if health.pid == pid => return,
+                    Some(health) if health.pid == pid => return health.isolation.tier,
                     _ => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
@@ -143,8 +149,11 @@ impl RunnerChild {
             ended = child.wait() => Err(ended.map_or_else(|e| e.to_string(), |status| status.to_string())),
         };
         match came_up {
-            Ok(()) => {
+            Ok(tier) => {
                 info!("the runner is up (pid {pid})");
+                if let Some(weak) = weakness(tier) {
+                    warn!("{weak}; `claudemesh doctor` says what is missing");
+                }
                 Ok(Live { child: Some(child), pid })
             }
             Err(why) => {
@@ -185,6 +194,17 @@ impl RunnerChild {
 
     fn log(&self) -> PathBuf {
         self.data.join("runner.log")
+    }
+}
+
+/// Said when it starts, so that nobody learns it from the first deploy that is refused.
+fn weakness(tier: Option<Tier>) -> Option<&'static str> {
+    match tier {
+        Some(Tier::Strict) => None,
+        Some(Tier::Light) => {
+            Some("this runner can build the light jail only, and a mesh demands strict at first")
+        }
+        None => Some("this runner can build no jail, so no service will start"),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::out::Out;
 pub async fn up(here: &Here, args: UpArgs) -> Result<u8, Failure> {
     logging::start(Chatter::Warnings, args.json_logs);
     let data = DataFolder::of(&args.data)?;
+    let private = args.private.rules()?;
     let held = data.hold()?;
     // Before anything that a signal should end in order.
     let signals = Signals::install()?;
@@ -41,7 +42,7 @@ pub async fn up(here: &Here, args: UpArgs) -> Result<u8, Failure> {
     };
     let app = App::build(config).await.map_err(not_built)?;
     let entry = first_mesh(here, &app, &files, owner, &local_url(app.addr())).await?;
-    let runner = RunnerChild::new(data.clone())?;
+    let runner = RunnerChild::new(data.clone(), &private)?;
     let code = serve(here.out, signals, app, runner, &entry, &data).await;
     drop(held);
     code

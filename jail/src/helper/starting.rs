@@ -3,8 +3,8 @@
 //! Here: the first four steps, and the ear for the forked child's steps. Not here: the child's steps themselves.
 
 use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, IoSliceMut, PipeReader, PipeWriter, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,31 +15,34 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockname, recvmsg};
+use nix::sys::socket::getsockname;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
 use zeroize::Zeroizing;
 
 use super::{Prepared, tell};
 use crate::frame::{self, FrameError, Inbox, MAX_SPEC};
+use crate::identity::Identity;
+use crate::light::Light;
 use crate::process::{Process, oom_kills};
 use crate::report::{Report, Step};
-use crate::server::{Confinement, SetupError, become_server};
+use crate::server::{BEFORE_EXEC, Confinement, SetupError, become_server};
 use crate::spec::JailSpec;
-use crate::strict::{self, Identity, Tie};
-use crate::sys::{self, raw};
+use crate::standing::Rank;
+use crate::strict;
+use crate::sys::{self, raw, rights};
 use crate::view::Isolation;
 
 /// For the order to arrive, and again for the child's steps. Both take milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
+
+const RANK: &str = "rank when memory runs out";
 
 /// The forked child, until it has executed the program.
 pub(super) struct Starting {
     pub(super) progress: PipeReader,
     inbox: Inbox,
     last: Step,
-    /// The step after which only `exec` can close the pipe without a word.
-    before_exec: Step,
     pub(super) deadline: Instant,
 }
 
@@ -64,7 +67,8 @@ impl Starting {
         }
         if is_over && !reports.iter().any(is_failure) {
             // The pipe closes when the program is executed, and when the process is killed before that.
-            reports.push(if self.last == self.before_exec {
+            // After the last step only `exec` can close it without a word.
+            reports.push(if self.last == BEFORE_EXEC {
                 Report::Step { name: Step::Exec }
             } else {
                 self.cut_short("was killed", None)
@@ -100,47 +104,54 @@ pub(super) fn take_control() -> Result<UnixStream, &'static str> {
     Ok(UnixStream::from(control))
 }
 
-/// The steps up to the fork. The spec, with its secrets, does not outlive this call in the helper.
+/// The steps up to the fork. The spec, with its secrets, does not outlive this call in the helper; nor do the caller's
+/// streams, which only the server may hold open.
 pub(super) fn prepare(control: &UnixStream) -> Result<Prepared, SetupError> {
     let done = |name| tell(control, &Report::Step { name });
     let (mut spec, stdio) = receive(control)?;
     spec.check()?;
     done(Step::Spec);
-    let signals = supervise(control)?;
+    let (signals, mut rank) = supervise(control)?;
     done(Step::Supervise);
     umask(Mode::from_bits_truncate(0o077));
     make_directories(&spec)?;
     done(Step::Directories);
-    if let Isolation::Strict(view) = &spec.isolation {
-        Identity::of(view)?.own_pipes(&stdio)?;
-    }
+    Identity::of(spec.isolation.uid())?.own_pipes(&stdio)?;
     let oom_kills = oom_kills();
     let (progress, writer) = progress_pipe().map_err(SetupError::Fork)?;
-    let before_exec = Confinement::last_step(&spec.isolation);
-    let (server, tie) = fork(&mut spec, &stdio, writer)?;
+    let supervised = |error| SetupError::Supervise { what: RANK, errno: raw(&error) };
+    let (server, tie) = match spec.isolation.clone() {
+        Isolation::Strict(view) => {
+            rank.worsen().map_err(supervised)?;
+            let (init, tie) = strict::launch(&mut spec, &view, &stdio, writer)?;
+            done(Step::Cgroup);
+            (init, Some(tie))
+        }
+        Isolation::Light(view) => {
+            let light = Light::open(&spec, &view)?;
+            done(Step::Sources);
+            rank.worsen().map_err(supervised)?;
+            let server = fork(&spec, &stdio, writer, &light)?;
+            done(Step::Fork);
+            (server, None)
+        }
+    };
+    rank.restore();
     spec.wipe();
-    if tie.is_none() {
-        done(Step::Fork);
-    }
     let deadline = Instant::now() + LIMIT;
-    let starting = Starting { progress, inbox: Inbox::default(), last: Step::Fork, before_exec, deadline };
+    let starting = Starting { progress, inbox: Inbox::default(), last: Step::Fork, deadline };
     Ok(Prepared { server, tie, starting, signals, memory_bytes: spec.limits.memory_bytes, oom_kills })
 }
 
-/// The caller's streams are closed here in the helper when they are dropped: only the server may hold them open.
 fn fork(
-    spec: &mut JailSpec,
+    spec: &JailSpec,
     stdio: &[OwnedFd; 3],
     mut progress: PipeWriter,
-) -> Result<(Pid, Option<Tie>), SetupError> {
-    if let Isolation::Strict(view) = spec.isolation.clone() {
-        let (init, tie) = strict::launch(spec, &view, stdio, progress)?;
-        return Ok((init, Some(tie)));
-    }
-    let helper = Pid::this();
+    light: &Light,
+) -> Result<Pid, SetupError> {
     match sys::fork().map_err(SetupError::Fork)? {
-        ForkResult::Child => become_server(spec, stdio, &mut progress, Confinement::Light { helper }),
-        ForkResult::Parent { child } => Ok((child, None)),
+        ForkResult::Child => become_server(spec, stdio, &mut progress, Confinement::Light(light)),
+        ForkResult::Parent { child } => Ok(child),
     }
 }
 
@@ -150,11 +161,12 @@ fn progress_pipe() -> Result<(PipeReader, PipeWriter), Errno> {
     Ok((reader, writer))
 }
 
-fn supervise(control: &UnixStream) -> Result<SignalFd, SetupError> {
+fn supervise(control: &UnixStream) -> Result<(SignalFd, Rank), SetupError> {
     let step = |what| move |errno| SetupError::Supervise { what, errno };
     // Out of the runner's group: a Ctrl-C meant for it must not reach us.
     unistd::setsid().map_err(step("session"))?;
     prctl::set_child_subreaper(true).map_err(step("subreaper role"))?;
+    let rank = Rank::open().map_err(|error| step(RANK)(raw(&error)))?;
     // The server may have our uid: it must not read our memory, where the spec was.
     prctl::set_dumpable(false).map_err(step("memory protection"))?;
     SigSet::all().thread_block().map_err(step("signal mask"))?;
@@ -164,21 +176,13 @@ fn supervise(control: &UnixStream) -> Result<SignalFd, SetupError> {
     control.set_nonblocking(true).map_err(|error| step("control socket")(raw(&error)))?;
     // Without it the tree could not be seen, and so not be killed.
     Process::read(Pid::this().as_raw()).ok_or(Errno::ENOENT).map_err(step("view of /proc"))?;
-    Ok(signals)
+    Ok((signals, rank))
 }
 
 fn make_directories(spec: &JailSpec) -> Result<(), SetupError> {
-    let Isolation::Strict(view) = &spec.isolation else {
-        make_directory(&spec.home)?;
-        return make_directory(&spec.tmp);
-    };
-    let identity = Identity::of(view)?;
-    let tmp = Some(&spec.tmp).filter(|_| strict::has_outer_tmp(spec));
-    for path in [Some(&spec.home), tmp].into_iter().flatten() {
-        make_directory(path)?;
-        identity.own(path)?;
-    }
-    Ok(())
+    let identity = Identity::of(spec.isolation.uid())?;
+    spec.made_directories().into_iter().try_for_each(make_directory)?;
+    spec.own_directories().into_iter().try_for_each(|directory| identity.own(directory))
 }
 
 fn make_directory(path: &Path) -> Result<(), SetupError> {
@@ -207,23 +211,16 @@ fn receive(control: &UnixStream) -> Result<(JailSpec, [OwnedFd; 3]), SetupError>
 
 fn receive_head(control: &UnixStream) -> Result<([u8; 4], [OwnedFd; 3]), SetupError> {
     let mut head = [0; 4];
-    let mut pieces = [IoSliceMut::new(&mut head)];
-    let mut space = nix::cmsg_space!([RawFd; 3]);
-    let fd = control.as_raw_fd();
-    let message = recvmsg::<()>(fd, &mut pieces, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+    let received = rights::receive(control, &mut head)
         .map_err(|errno| SetupError::Receive("the control socket failed", Some(errno)))?;
-    let mut received = Vec::new();
-    let parts =
-        message.cmsgs().map_err(|errno| SetupError::Receive("too many descriptors came", Some(errno)))?;
-    for part in parts {
-        if let ControlMessageOwned::ScmRights(fds) = part {
-            received.extend(fds.into_iter().map(sys::adopt));
-        }
+    if received.is_cut {
+        return Err(SetupError::Receive("descriptors were lost", None));
     }
-    let length = message.bytes;
-    let stdio =
-        received.try_into().map_err(|_| SetupError::Receive("three descriptors must come with it", None))?;
-    if length == head.len() {
+    let stdio = received
+        .fds
+        .try_into()
+        .map_err(|_| SetupError::Receive("three descriptors must come with it", None))?;
+    if received.length == head.len() {
         Ok((head, stdio))
     } else {
         Err(SetupError::Receive("its head is cut short", None))

@@ -24,19 +24,16 @@ pub(super) fn limit(limits: &Limits, confinement: &Confinement<'_>) -> Result<()
     if let Some(bytes) = memory_bytes {
         lower(Resource::RLIMIT_DATA, bytes)?;
     }
-    if let Confinement::Strict(_) = confinement {
-        lower(Resource::RLIMIT_MEMLOCK, LOCKED_BYTES)?;
-        lower(Resource::RLIMIT_MSGQUEUE, QUEUE_BYTES)?;
-        lower(Resource::RLIMIT_NICE, 0)?;
-        lower(Resource::RLIMIT_RTPRIO, 0)?;
-    }
+    lower(Resource::RLIMIT_MEMLOCK, LOCKED_BYTES)?;
+    lower(Resource::RLIMIT_MSGQUEUE, QUEUE_BYTES)?;
+    lower(Resource::RLIMIT_NICE, 0)?;
+    lower(Resource::RLIMIT_RTPRIO, 0)?;
     let Some(processes) = max_processes else { return Ok(()) };
     let which = Resource::RLIMIT_NPROC;
     match confinement {
         // Counted in the jail's own user namespace (since Linux 5.14), where there is init besides.
         Confinement::Strict(_) => lower(which, processes.saturating_add(1)),
-        Confinement::Light { .. } if unistd::getuid().is_root() => Ok(()),
-        Confinement::Light { .. } => {
+        Confinement::Light(_) => {
             let present = threads_of(unistd::getuid().as_raw()).map_err(|error| SetupError::Limit {
                 which,
                 errno: Errno::from_raw(error.raw_os_error().unwrap_or(0)),

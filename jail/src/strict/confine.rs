@@ -1,7 +1,7 @@
-//! The server's last two steps before `exec`: Landlock and seccomp.
+//! The last step but one before a strict server's `exec`: Landlock.
 //!
-//! Here: the Landlock rules, and that a rule set which the kernel does not enforce is a failure. Not here: the list of
-//! system calls (see [`super::seccomp`]).
+//! Here: the rules, and that a rule set which the kernel does not enforce is a failure. Not here: the list of system calls
+//! (see [`crate::seccomp`]).
 //! Invariant: the rules repeat what the view already holds, so that a mistake in one of the two is no way out.
 
 use std::path::Path;
@@ -12,16 +12,15 @@ use landlock::{
 };
 use nix::errno::Errno;
 
-use super::{build, seccomp};
 use crate::report::Step;
-use crate::server::SetupError;
+use crate::server::{SetupError, build};
 use crate::spec::JailSpec;
 use crate::view::View;
 
 /// What this kernel must have: reads and writes of files. Anything less is no Landlock.
 const LEAST: ABI = ABI::V1;
 /// What is used where the kernel has it.
-const MOST: ABI = ABI::V9;
+pub(crate) const MOST: ABI = ABI::V9;
 
 const SYSTEM: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"];
 const PRIVATE: [&str; 2] = ["/tmp", "/dev/shm"];
@@ -43,8 +42,7 @@ fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> 
     let device = node | AccessFs::IoctlDev | AccessFs::Truncate;
     // Its own files, but neither device nodes nor a way to talk to one.
     let write = AccessFs::from_all(MOST) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
-    let own = [Some(spec.home.as_path()), Some(spec.tmp.as_path())].into_iter().flatten();
-    let own = own.chain(PRIVATE.iter().map(Path::new));
+    let own = spec.own_directories().into_iter().chain(PRIVATE.map(Path::new));
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(LEAST))?
@@ -60,8 +58,4 @@ fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> 
         .add_rules(path_beneath_rules(own, write))?
         .restrict_self()?;
     Ok(status.ruleset)
-}
-
-pub(crate) fn restrict_calls() -> Result<(), SetupError> {
-    seccomp::install().map_err(|what| build(Step::Seccomp, what, Errno::ENOTSUP))
 }

@@ -1,7 +1,7 @@
 //! Init: PID 1 of the jail. Builds the view, gives up its privileges, forks the server, then reaps until it ends.
 //!
-//! Here: the order of the steps inside, and init's loop. Not here: the view (see [`super::root`]), the server's own steps
-//! (see [`crate::server`]).
+//! Here: the order of the steps inside, and init's loop. Not here: the view (see [`super::root`]), the network (see
+//! [`super::net`]), the server's own steps (see [`crate::server`]).
 //! Invariant: it holds no environment, no stream of the server and no capability while the server runs, and its memory
 //! can't be read from inside.
 
@@ -12,21 +12,23 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
+use nix::unistd::{self, ForkResult, Pid};
 
 use super::root::Root;
-use super::sources::Sources;
-use super::{GO, HERE, Identity, TERMINATE, build};
+use super::{GO, HERE, TERMINATE, net};
 use crate::frame::{self, MAX_REPORT};
+use crate::identity::Identity;
 use crate::report::{Step, Verdict};
-use crate::server::{self, SetupError, become_server};
+use crate::server::{self, SetupError, become_server, build};
+use crate::sources::Sources;
 use crate::spec::JailSpec;
-use crate::sys::privilege::{drop_capabilities, raise_loopback};
+use crate::sys::privilege::{bound_capabilities, drop_capabilities};
 use crate::sys::{self, Children, Reaped};
-use crate::view::{Network, View};
+use crate::view::View;
 
 /// For the helper's word that the ids are mapped.
 const GO_LIMIT: Duration = Duration::from_secs(10);
@@ -60,9 +62,13 @@ fn start(order: Order<'_>, progress: &mut PipeWriter, tie: &UnixStream) -> Resul
     await_go(tie).map_err(lost)?;
     prctl::set_dumpable(false).map_err(lost)?;
     unistd::setsid().map_err(lost)?;
+    // Only now is it in its groups: they become the root of what `/proc/self/cgroup` shows inside.
+    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| build(Step::Namespaces, "cgroup", errno))?;
     server::done(progress, Step::Namespaces);
-    construct(spec, view, identity, progress)?;
-    drop_capabilities().map_err(|errno| build(Step::Capabilities, "capabilities", errno))?;
+    construct(spec, view, identity, (progress, tie))?;
+    bound_capabilities()
+        .and_then(|()| drop_capabilities())
+        .map_err(|errno| build(Step::Capabilities, "capabilities", errno))?;
     server::done(progress, Step::Capabilities);
     prctl::set_no_new_privs().map_err(SetupError::NoNewPrivileges)?;
     server::done(progress, Step::NoNewPrivileges);
@@ -94,13 +100,13 @@ fn construct(
     spec: &JailSpec,
     view: &View,
     identity: Identity,
-    progress: &mut PipeWriter,
+    (progress, tie): (&mut PipeWriter, &UnixStream),
 ) -> Result<(), SetupError> {
     let sources = Sources::open(spec, view)?;
     server::done(progress, Step::Sources);
-    assume(identity).map_err(|errno| build(Step::Identity, format!("uid {}", identity.uid), errno))?;
+    identity.assume()?;
     server::done(progress, Step::Identity);
-    isolate_network(view).map_err(|errno| build(Step::Network, "host name and loopback", errno))?;
+    net::isolate(view, tie)?;
     server::done(progress, Step::Network);
     let root = Root::make(view)?;
     server::done(progress, Step::Root);
@@ -116,28 +122,6 @@ fn construct(
     root.enter()?;
     server::done(progress, Step::Pivot);
     Ok(())
-}
-
-/// Root's uid means nothing in the new user namespace, and files can be made only by a uid that does. The capabilities
-/// that came with the namespace stay: only a root that is known there loses them by this.
-fn assume(identity: Identity) -> Result<(), Errno> {
-    let Identity { uid, gid, is_assumed } = identity;
-    if is_assumed {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        unistd::setgroups(&[])?;
-        unistd::setresgid(gid, gid, gid)?;
-        unistd::setresuid(uid, uid, uid)?;
-    }
-    // Whatever the kernel made of it when the uid changed.
-    prctl::set_dumpable(false)
-}
-
-fn isolate_network(view: &View) -> Result<(), Errno> {
-    unistd::sethostname("jail")?;
-    match view.network {
-        Network::None => raise_loopback(),
-        Network::Host => Ok(()),
-    }
 }
 
 /// After every step that would clear it. A helper that died before the call sends no signal, hence the look.

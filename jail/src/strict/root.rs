@@ -1,8 +1,8 @@
 //! The new root: what is in it, and how it takes the old one's place.
 //!
-//! Here: tmpfs, binds, devices, `/proc`, pivot. Not here: what is bound (see [`super::sources`]).
-//! Invariant: everything that is attached is nosuid, and nodev but for the five device nodes; what is not `home`, `tmp`
-//! or a private memory file system is read-only when the old root is let go.
+//! Here: tmpfs, binds, devices, `/proc`, pivot. Not here: what is bound (see [`crate::sources`]).
+//! Invariant: everything that is attached is nosuid, and nodev but for the five device nodes; what is not `home`, `tmp`,
+//! `writable` or a private memory file system is read-only when the old root is let go.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -15,10 +15,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir, pivot_root};
 
-use super::sources::{Link, Source, Sources};
-use super::{Identity, build};
+use crate::identity::Identity;
 use crate::report::Step;
-use crate::server::SetupError;
+use crate::server::{SetupError, build};
+use crate::sources::{Link, Source, Sources};
 use crate::spec::JailSpec;
 use crate::sys::mount::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, attach_tree, clone_tree};
 use crate::sys::mount::{restrict_mount, restrict_tree};
@@ -86,9 +86,12 @@ impl Root {
         directory(Path::new("/var"), Step::System)?;
         directory(Path::new("/run"), Step::System)?;
         link(Path::new("/var/tmp"), Path::new("/tmp"))?;
-        if view.network == Network::None {
+        if view.network != Network::Host {
             write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
             write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
+        }
+        if let Network::Filtered { .. } = view.network {
+            write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n")?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Namespaces entered, privileges given up, the loopback brought up.
+//! Namespaces entered, privileges given up.
 //!
 //! Here: the calls. Not here: their order, which is what makes them sound (see [`crate::strict`]).
 
@@ -22,15 +22,14 @@ pub(crate) fn fork_into(namespaces: CloneFlags) -> Result<ForkResult, Errno> {
     }
 }
 
-/// Gives up every capability for good: for this process, for all it forks, and for whatever program they execute.
-pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+/// No capability can come back by executing a program, whatever its owner and its attributes. Wants CAP_SETPCAP.
+pub(crate) fn bound_capabilities() -> Result<(), Errno> {
     for capability in 0..64 {
         if prctl(libc::PR_CAPBSET_READ, capability).is_err() {
             break; // The kernel knows no capability of this number, nor of any higher one.
         }
         prctl(libc::PR_CAPBSET_DROP, capability)?;
     }
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
     let all_and_locked = libc::SECBIT_NOROOT
         | libc::SECBIT_NOROOT_LOCKED
         | libc::SECBIT_NO_SETUID_FIXUP
@@ -38,7 +37,12 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
         | libc::SECBIT_KEEP_CAPS_LOCKED
         | libc::SECBIT_NO_CAP_AMBIENT_RAISE
         | libc::SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
-    prctl(libc::PR_SET_SECUREBITS, all_and_locked as c_ulong)?;
+    prctl(libc::PR_SET_SECUREBITS, all_and_locked as c_ulong).map(drop)
+}
+
+/// Gives up every capability that this process has, for it and for all that it forks.
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
     // The kernel's own structures, version 3: {version, pid}, then {effective, permitted, inheritable} twice.
     let mut header = [0x2008_0522_u32, 0];
     let nothing = [0_u32; 6];
@@ -52,29 +56,27 @@ fn prctl(option: c_int, argument: c_ulong) -> Result<c_int, Errno> {
     Errno::result(unsafe { libc::prctl(option, argument, none, none, none) })
 }
 
-/// A new network namespace has a loopback that is down; a server may well talk to itself.
-pub(crate) fn raise_loopback() -> Result<(), Errno> {
-    // SAFETY: takes three integers.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    let socket = Errno::result(socket)? as RawFd;
-    // SAFETY: the call has just made this descriptor, and nobody else owns it.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: all zeroes is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-        *place = *byte as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: the request is valid for reading during the call, and this call only reads it.
-    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }).map(drop)
-}
-
 /// Which Landlock this kernel has; an error where it has none.
 pub(crate) fn landlock_abi() -> Result<u32, Errno> {
     let (nothing, size, version) = (std::ptr::null::<u8>(), 0_usize, 1_u32);
     // SAFETY: with the version flag the call takes no attributes and makes no descriptor.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, size, version) };
     Errno::result(abi).map(|abi| abi as u32)
+}
+
+/// Puts this process under a rule set of these rights (files, TCP) that allows none of them. For trying only.
+pub(crate) fn deny_by_landlock(files: u64, tcp: u64) -> Result<(), Errno> {
+    // `landlock_ruleset_attr`; an older kernel takes fewer bytes, and more if they are zero.
+    let rights = [files, tcp];
+    let (size, no_flags) = (size_of_val(&rights), 0_u32);
+    // SAFETY: `rights` is valid for reading `size` bytes during the call.
+    let made = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, rights.as_ptr(), size, no_flags) };
+    let made = Errno::result(made)? as RawFd;
+    // SAFETY: the call has just made this descriptor, and nobody else owns it.
+    let rules = unsafe { OwnedFd::from_raw_fd(made) };
+    // SAFETY: takes two integers.
+    let held = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), no_flags) };
+    Errno::result(held).map(drop)
 }
 
 /// A filter ahead of all others: no system call by a number of another calling convention, which theirs would not know.

@@ -41,7 +41,7 @@ const ADD = Uint8Array.from([0, 97, 115, 109, 1, 0, 0, 0, 1, 7, 1, 96, 2, 127, 1
   await use('node: /proc', () => process.memoryUsage().rss > 0 && os.cpus().length > 0);
   await use('node: its own server and fetch', async () => {
     const server = http.createServer((_, answer) => answer.end('hello'));
-    await new Promise((yes) => server.listen(0, '127.0.0.1', yes));
+    await new Promise((yes, no) => server.on('error', no).listen(0, '127.0.0.1', yes));
     const text = await (await fetch('http://127.0.0.1:' + server.address().port)).text();
     server.close();
     return text === 'hello';

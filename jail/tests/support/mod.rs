@@ -3,6 +3,7 @@
 //! Here: starting, awaiting reports and output with a deadline, looking for survivors. Not here: claims.
 #![expect(dead_code, reason = "each test target uses its own part")]
 
+pub mod findings;
 pub mod world;
 
 use std::fs;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use jail::{Exit, Isolation, JailSpec, Jailed, Limits, Reading, Report, Stdio, View};
+use jail::{Exit, Isolation, JailSpec, Jailed, LightView, Limits, Reading, Report, Stdio, View};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
@@ -28,8 +29,12 @@ pub fn helper() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_claudemesh-jail"))
 }
 
-/// The interpreter itself: a version manager's shim is a shell script that wants the caller's environment.
+/// The interpreter itself: a version manager's shim is a shell script that wants the caller's environment. In a light jail
+/// the system's, for the way to any other may be closed to the service's uid.
 pub fn python() -> String {
+    if !is_strict() && Path::new("/usr/bin/python3").exists() {
+        return "/usr/bin/python3".into();
+    }
     let found = std::process::Command::new("python3")
         .args(["-c", "import sys; print(sys.executable)"])
         .stdout(std::process::Stdio::piped())
@@ -53,10 +58,21 @@ pub fn view() -> View {
     View { uid: Some(uid).filter(|_| nix::unistd::getuid().is_root()), ..View::default() }
 }
 
+pub fn light_view() -> LightView {
+    LightView { uid: view().uid, ..LightView::default() }
+}
+
+pub fn light(spec: &mut JailSpec) -> &mut LightView {
+    match &mut spec.isolation {
+        Isolation::Light(view) => view,
+        Isolation::Strict(_) => panic!("not a light jail"),
+    }
+}
+
 pub fn strict(spec: &mut JailSpec) -> &mut View {
     match &mut spec.isolation {
         Isolation::Strict(view) => view,
-        Isolation::Light => panic!("not a strict jail"),
+        Isolation::Light(_) => panic!("not a strict jail"),
     }
 }
 
@@ -107,7 +123,8 @@ pub fn spec(argv: Vec<String>, dir: &Path) -> (JailSpec, String) {
         home: dir.join("home"),
         tmp: dir.join("deeper/tmp"),
         limits: Limits::default(),
-        isolation: if is_strict() { Isolation::Strict(view()) } else { Isolation::Light },
+        isolation: if is_strict() { Isolation::Strict(view()) } else { Isolation::Light(light_view()) },
+        cgroups: vec![],
     };
     (spec, mark)
 }
@@ -121,9 +138,13 @@ pub fn start_with(exe: &Path, argv: Vec<String>, change: impl FnOnce(&mut JailSp
     let (mut spec, mark) = spec(argv, dir.path());
     change(&mut spec);
     let python_prefix = python_prefix();
-    if let Isolation::Strict(view) = &mut spec.isolation {
-        view.read_only.extend(python_prefix.filter(|prefix| Path::new(&spec.argv[0]).starts_with(prefix)));
-        view.read_only.extend(Some(spec.cwd.clone()).filter(|cwd| cwd.exists() && cwd != Path::new("/")));
+    let (Isolation::Strict(View { read_only, .. }) | Isolation::Light(LightView { read_only, .. })) =
+        &mut spec.isolation;
+    read_only.extend(python_prefix.filter(|prefix| Path::new(&spec.argv[0]).starts_with(prefix)));
+    read_only.extend(Some(spec.cwd.clone()).filter(|cwd| cwd.exists() && cwd != Path::new("/")));
+    if let Isolation::Light(_) = spec.isolation {
+        // Without a view of its own, the service's uid walks the way to its directories itself.
+        fs::create_dir_all(dir.path().join("deeper")).expect("a directory");
     }
     let (their_stdin, stdin) = std::io::pipe().expect("a pipe");
     let (stdout, their_stdout) = std::io::pipe().expect("a pipe");

@@ -8,9 +8,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
-use jail::{Isolation, JailSpec, View};
+use jail::{Isolation, JailSpec, LightView, View};
 use tempfile::TempDir;
 
 use super::{Run, helper, start_with, view};
@@ -112,6 +112,43 @@ impl World {
     }
 }
 
+impl World {
+    /// The output of a probe that nothing holds: as this user, or as nobody when that is root.
+    pub fn run_plainly(&self, program: &str, file: &str) -> String {
+        let (mut spec, _) = super::spec(Vec::new(), self.dir.path());
+        self.furnish(&mut spec);
+        let home = self.path("plain-home");
+        fs::create_dir(&home).expect("a world");
+        open_to_all(&home, 0o777);
+        let file = self.path("code").join(file);
+        let mut command = Command::new("/usr/bin/setpriv");
+        if nix::unistd::getuid().is_root() {
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        }
+        command.args(["--", program]).arg(file).env_clear().envs(spec.env);
+        command.env("HOME", &home).env("TMPDIR", &home).stdin(Stdio::null()).stdout(Stdio::piped());
+        let output = command.spawn().and_then(|child| child.wait_with_output()).expect("a probe");
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+/// Starts `argv` in a light jail: as this process's user with a uid for the service, or as `user`.
+pub fn start_light(
+    world: &World,
+    argv: Vec<String>,
+    user: Option<u32>,
+    change: impl FnOnce(&mut JailSpec),
+) -> Run {
+    let exe = user.map_or_else(helper, |user| helper_as(world, user));
+    start_with(&exe, argv, |spec| {
+        world.furnish(spec);
+        spec.tmp = world.path("data").join("tmp");
+        let uid = world.uid.filter(|_| user.is_none());
+        spec.isolation = Isolation::Light(LightView { uid, ..LightView::default() });
+        change(spec);
+    })
+}
+
 fn end(mut child: Child) {
     child.kill().expect("a world");
     child.wait().expect("a world");
@@ -131,6 +168,16 @@ pub fn helper_as(world: &World, user: u32) -> PathBuf {
     let become_user = format!("/usr/bin/setpriv --reuid={user} --regid={user} --clear-groups");
     fs::write(&wrapper, format!("#!/bin/sh\nexec {become_user} {} \"$@\"\n", copy.display()))
         .expect("a world");
+    open_to_all(&wrapper, 0o755);
+    wrapper
+}
+
+/// A helper on a machine that refuses one system call.
+pub fn helper_without(world: &World, call: i64) -> PathBuf {
+    let (wrapper, filter) = (world.path("wrapper"), world.path("code/deny.py"));
+    fs::write(&filter, include_str!("../hostile/deny.py")).expect("a world");
+    let line = format!("exec /usr/bin/python3 {} {call} {} \"$@\"", filter.display(), helper().display());
+    fs::write(&wrapper, format!("#!/bin/sh\n{line}\n")).expect("a world");
     open_to_all(&wrapper, 0o755);
     wrapper
 }

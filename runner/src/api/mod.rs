@@ -50,6 +50,7 @@ impl App {
             uptime_s: self.started.elapsed().as_secs(),
             services: self.table.all().len(),
             tools: self.shop.workshop.known_tools(),
+            isolation: self.shop.cells.isolation().clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The runner on its own, for tests and for trying things: `runner-dev DATA SOCKET [name=milliseconds]…`.
 //!
-//! Names: `start`, `ping`, `pong`, `sample`, `orphan`. As `runner-dev jail` it is the jail helper.
+//! Names: `start`, `ping`, `pong`, `sample`, `orphan`; besides, `tier=light` and `cgroups=off`. As `runner-dev jail` it is
+//! the jail helper.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +30,14 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let mut config = RunnerConfig::new(data.into(), Listen::Unix(socket.into()), std::env::current_exe()?);
     for setting in settings {
         let (name, ms) = setting.split_once('=').ok_or("a setting is name=ms")?;
+        match setting.as_str() {
+            "tier=light" => config.strongest = wire::Tier::Light,
+            "cgroups=off" => config.use_cgroups = false,
+            _ => {}
+        }
+        if matches!(name, "tier" | "cgroups") {
+            continue;
+        }
         let time = Duration::from_millis(ms.parse()?);
         match name {
             "start" => config.start_timeout = time,

@@ -33,6 +33,8 @@ pub enum CallError {
     Lost,
     #[error("the server's answer is larger than {0} bytes")]
     TooLarge(usize),
+    #[error("the server's answer is nested more than {0} deep")]
+    TooDeep(usize),
     #[error("too many calls of this service are waiting")]
     Busy,
     #[error(transparent)]
@@ -46,6 +48,7 @@ impl CallError {
         match self {
             Self::NotSent | Self::Lost => ErrorCode::InstanceLost,
             Self::TooLarge(_) => ErrorCode::ResultTooLarge,
+            Self::TooDeep(_) => ErrorCode::BadProtocol,
             Self::Busy => ErrorCode::Busy,
             Self::BadParams(_) => ErrorCode::InvalidArgs,
             Self::Silent(_) => ErrorCode::CallTimeout,
@@ -95,7 +98,6 @@ pub struct Client(Arc<Shared>);
 pub(super) struct Shared {
     /// Random, so that a server can not guess the id of a question it was not asked.
     pub prefix: String,
-    next: AtomicU64,
     orders: mpsc::UnboundedSender<Order>,
     places: Arc<Semaphore>,
     n_places: usize,
@@ -116,13 +118,17 @@ pub(super) fn random_prefix() -> String {
     format!("cm-{}-", hex::encode(bytes))
 }
 
+/// Not the next one: a server that has seen one id knows nothing of another call's.
+fn random_number() -> u64 {
+    getrandom::u64().expect("the kernel gives random bytes").max(1)
+}
+
 impl Shared {
     // The channel needs no bound of its own: calls are bounded by `places`, and our own requests
     // are a handful per connection.
     pub fn new(prefix: String, orders: mpsc::UnboundedSender<Order>, n_places: usize) -> Arc<Self> {
         Arc::new(Self {
             prefix,
-            next: AtomicU64::new(1),
             orders,
             places: Arc::new(Semaphore::new(n_places)),
             n_places,
@@ -192,7 +198,7 @@ impl Client {
         events: Option<EventSink>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<InFlight, CallError> {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let number = random_number();
         let id = self.0.id(number);
         let required = self.0.required.get().map_or(&[][..], Vec::as_slice);
         let out = frame::outgoing(params, events.is_some().then_some(id.as_str()), required)?;
@@ -265,11 +271,6 @@ impl Client {
         let all = u32::try_from(self.0.n_places).unwrap_or(u32::MAX);
         // Either way the caller goes on: what still runs then is answered with `instance_lost`.
         let _ = tokio::time::timeout(limit, self.0.places.acquire_many(all)).await;
-    }
-
-    #[cfg(test)]
-    pub(super) fn id_of(&self, number: u64) -> String {
-        self.0.id(number)
     }
 }
 

@@ -21,6 +21,7 @@ use super::frame::{self, Message};
 use super::giant::Giant;
 use super::notice;
 use crate::logs::{Stream, Voice};
+use crate::rate::{self, Bucket, LINE_WEIGHT};
 
 const READ_CHUNK: usize = 64 << 10;
 /// Stop taking requests while this much waits to be written.
@@ -94,6 +95,9 @@ where
         giant: None,
         chatter: (0, 0),
         strays: 0,
+        bytes: Bucket::new(rate::BYTES),
+        asides: Bucket::new(rate::ASIDES),
+        was_held: false,
     };
     (Client::new(shared), conn.run(reader, writer, orders))
 }
@@ -114,6 +118,9 @@ struct Conn {
     giant: Option<Giant>,
     chatter: (usize, usize),
     strays: u64,
+    bytes: Bucket,
+    asides: Bucket,
+    was_held: bool,
 }
 
 impl Conn {
@@ -130,12 +137,17 @@ impl Conn {
                 writer = None;
             }
             let writing = writer.is_some() && !self.out.is_empty();
+            let held = self.held_until();
             tokio::select! {
                 order = orders.recv(), if !orders.is_closed() && self.out.len() < WRITE_HIGH =>
                     self.take_orders(order, &mut orders),
-                read = reader.read_buf(&mut self.input) => match read {
+                () = tokio::time::sleep_until(held.unwrap_or(self.moved)), if held.is_some() => {}
+                read = reader.read_buf(&mut self.input), if held.is_none() => match read {
                     Ok(0) => break End::Eof,
-                    Ok(_) => if let Some(end) = self.take_input() { break end },
+                    Ok(n) => {
+                        self.bytes.take(n as f64);
+                        if let Some(end) = self.take_input() { break end }
+                    }
                     Err(e) => break End::Broken(format!("reading its stdout: {e}")),
                 },
                 wrote = write_some(&mut writer, &self.out), if writing => match wrote {
@@ -217,6 +229,18 @@ impl Conn {
         }
     }
 
+    /// Until when the server waits with what it wants to say, because it said too much.
+    fn held_until(&mut self) -> Option<Instant> {
+        let until = self.bytes.held_until().max(self.asides.held_until())?;
+        metrics::counter!("claudemesh_runner_held_total", "stream" => "stdout").increment(1);
+        if !self.was_held {
+            self.was_held = true;
+            self.voice
+                .say(Stream::Runner, "the server writes faster than is taken and is held back (said once)");
+        }
+        Some(until)
+    }
+
     fn take_input(&mut self) -> Option<End> {
         self.shared.heard_ms.store(self.shared.age_ms(), Ordering::Relaxed);
         loop {
@@ -263,20 +287,18 @@ impl Conn {
         let known = match text.first() {
             None => return None,
             Some(b'{') => self.message(&line, text),
-            Some(b'[') => self.batch(&line, text),
+            // A batch, too: we send none, so nobody has to answer with one, and the protocol has dropped them.
             Some(_) => false,
         };
         if known { None } else { self.other_output(text) }
     }
 
-    fn batch(&mut self, line: &Bytes, text: &[u8]) -> bool {
-        let Some(parts) = frame::read_batch(text) else { return false };
-        let known = parts.iter().filter(|part| self.message(line, part.get().as_bytes())).count();
-        known > 0
-    }
-
     /// False when it is not JSON-RPC.
     fn message(&mut self, line: &Bytes, text: &[u8]) -> bool {
+        if frame::is_too_deep(text) {
+            self.refuse_deep(text);
+            return true;
+        }
         match frame::read(text) {
             None => return false,
             Some(Message::Result { id, result }) => {
@@ -285,10 +307,27 @@ impl Conn {
             Some(Message::Error { id, error }) => {
                 self.answer(id, Ok(Reply::Error(line.slice_ref(error.get().as_bytes()))));
             }
-            Some(Message::Request { id, method }) => self.serve(id, &method),
-            Some(Message::Notification { method, params }) => self.notification(&method, params),
+            Some(Message::Request { id, method }) => {
+                self.asides.take(1.0);
+                self.serve(id, &method);
+            }
+            Some(Message::Notification { method, params }) => {
+                self.asides.take(1.0);
+                self.notification(&method, params);
+            }
         }
         true
+    }
+
+    /// Dropped; the caller whose answer it was hears why.
+    fn refuse_deep(&mut self, text: &[u8]) {
+        self.asides.take(LINE_WEIGHT);
+        self.voice.say(Stream::Runner, "the server sent a message that is nested too deeply; dropped");
+        let number = Giant::of(text).find_id(&self.shared.prefix);
+        if let Some(waiter) = number.and_then(|n| self.pending.remove(&n)) {
+            // The caller may have gone in this moment.
+            let _ = waiter.reply.send(Err(CallError::TooDeep(frame::MAX_DEPTH)));
+        }
     }
 
     fn answer(&mut self, id: &RawValue, answer: Result<Reply, CallError>) {
@@ -297,6 +336,7 @@ impl Conn {
             // The caller may have gone in this moment; its cancellation then finds nothing to cancel.
             Some(waiter) => drop(waiter.reply.send(answer)),
             None => {
+                self.asides.take(1.0);
                 self.strays += 1;
                 metrics::counter!("claudemesh_runner_stray_answers_total").increment(1);
                 if self.strays == 1 {
@@ -353,6 +393,7 @@ impl Conn {
     /// otherwise, and one member's call must not show up in another's.
     fn log_message(&mut self, params: Option<&RawValue>) {
         let Some(params) = params else { return };
+        self.asides.take(LINE_WEIGHT);
         self.voice.say(Stream::Runner, &notice::log_text(params));
         let mut calls = self.pending.values().filter(|w| w.place.is_some());
         if let (Some(only), None) = (calls.next(), calls.next())
@@ -364,6 +405,7 @@ impl Conn {
     }
 
     fn other_output(&mut self, text: &[u8]) -> Option<End> {
+        self.asides.take(LINE_WEIGHT);
         let shown = &text[..text.len().min(crate::logs::LINE_BYTES * 2)];
         self.voice.say(Stream::Stdout, &String::from_utf8_lossy(shown));
         if self.shared.ready.load(Ordering::Relaxed) {

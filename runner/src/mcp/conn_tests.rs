@@ -94,18 +94,21 @@ async fn results_and_errors_come_back_byte_for_byte() {
 #[tokio::test]
 async fn answers_to_ids_that_are_not_pending_change_nothing() {
     let mut w = world(Limits::default());
-    let next = w.client.id_of(1);
-    for spoofed in ["1", "null", "\"1\"", &format!("\"{next}\""), &format!("\"{next}x\"")] {
+    let mut call = w.client.call("x", None, None).expect("taken");
+    let asked = w.server.hear().await;
+    let id = asked["id"].as_str().expect("a text");
+    let (prefix, number) = id.rsplit_once('-').expect("prefix and number");
+    let number: u64 = number.parse().expect("a number");
+    let next = format!("{prefix}-{}", number.wrapping_add(1));
+    let giant = "9".repeat(100_000);
+    for spoofed in ["1", "null", "\"1\"", "1e999", &giant, &format!("\"{next}\""), &format!("\"{id}x\"")] {
         w.server.say(&format!(r#"{{"id":{spoofed},"result":"spoofed"}}"#)).await;
     }
     w.server.say(r#"{"id":{},"result":"spoofed"}"#).await;
     // A ping answered proves that all of the above was read.
     w.server.say(r#"{"id":9,"method":"ping"}"#).await;
     assert_eq!(w.server.hear().await["result"], json!({}));
-    let mut call = w.client.call("x", None, None).expect("taken");
-    let asked = w.server.hear().await;
-    assert_eq!(asked["id"], json!(next));
-    let padded = next.replace("-1", "-01");
+    let padded = format!("{prefix}-0{number}");
     w.server.say(&format!(r#"{{"id":"{padded}","result":"spoofed"}}"#)).await;
     w.server.reply(&asked, json!("first")).await;
     w.server.reply(&asked, json!("second")).await;
@@ -164,14 +167,57 @@ async fn a_giant_answer_fails_its_own_call_only() {
 }
 
 #[tokio::test]
-async fn a_batch_answers_each_of_its_calls() {
+async fn a_batch_is_refused_and_shown() {
     let mut w = world(Limits::default());
-    let mut one = w.client.call("a", None, None).expect("taken");
-    let mut two = w.client.call("b", None, None).expect("taken");
-    let (a, b) = (w.server.hear().await, w.server.hear().await);
-    w.server.say(&json!([{"id": b["id"], "result": 2}, {"id": a["id"], "result": 1}]).to_string()).await;
-    assert_eq!(text(answer(&mut one).await), "1");
-    assert_eq!(text(answer(&mut two).await), "2");
+    let mut call = w.client.call("a", None, None).expect("taken");
+    let asked = w.server.hear().await;
+    w.server.say(&json!([{"id": asked["id"], "result": "in a batch"}]).to_string()).await;
+    w.server.reply(&asked, json!("alone")).await;
+    assert_eq!(text(answer(&mut call).await), "\"alone\"");
+    assert_eq!(logged(&w, Stream::Stdout).len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_nested_too_deeply_fails_its_own_call_only() {
+    let mut w = world(Limits::default());
+    let mut deep = w.client.call("deep", None, None).expect("taken");
+    let mut flat = w.client.call("flat", None, None).expect("taken");
+    let (deep_asked, flat_asked) = (w.server.hear().await, w.server.hear().await);
+    let nested = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    w.server.say(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":{nested}}}"#, deep_asked["id"])).await;
+    assert_eq!(answer(&mut deep).await, Err(CallError::TooDeep(frame::MAX_DEPTH)));
+    w.server.reply(&flat_asked, json!("fine")).await;
+    assert_eq!(text(answer(&mut flat).await), "\"fine\"");
+}
+
+#[tokio::test]
+async fn ids_of_calls_do_not_follow_from_each_other() {
+    let mut w = world(Limits::default());
+    let mut numbers = std::collections::BTreeSet::new();
+    for _ in 0..8 {
+        let _call = w.client.call("x", None, None).expect("taken");
+        let id = w.server.hear().await["id"].as_str().map(str::to_owned);
+        // The cancellations of dropped calls come between.
+        let Some(id) = id else { continue };
+        numbers.insert(id.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).expect("a number"));
+    }
+    let steps: Vec<u64> = numbers.iter().zip(numbers.iter().skip(1)).map(|(a, b)| b - a).collect();
+    assert!(steps.len() >= 3 && steps.iter().all(|step| *step > 1 << 20), "{steps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_is_held_back_and_not_dropped() {
+    let mut w = world(Limits::default());
+    w.client.mark_ready();
+    let from = Instant::now();
+    let flood = rate::ASIDES.burst as usize + rate::ASIDES.per_second as usize * 3;
+    let line = r#"{"method":"notifications/tools/list_changed"}"#;
+    for _ in 0..flood {
+        w.server.stdout.write_all(format!("{line}\n").as_bytes()).await.expect("writes");
+    }
+    w.changed.wait_for(|n| *n == flood as u64).await.expect("all of them came");
+    assert!(from.elapsed() >= Duration::from_secs(1), "it took {:?}", from.elapsed());
+    assert!(logged(&w, Stream::Runner).iter().any(|line| line.contains("held back")));
 }
 
 #[tokio::test]

@@ -4,21 +4,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use wire::isolation::Policy;
 use wire::spec::{Pin, ServiceSpec, Source};
 use wire::{ErrorCode, Secret};
 
+use super::age::MinAge;
 use super::entry::Project;
 use super::error::PrepareError;
 use super::git;
 use super::launch::{Launch, choose};
 use super::npm::{self, Resolved};
 use super::project::{self, Wishes};
-use super::step::Bench;
+use super::step::{Bed, Bench, InCells};
 use super::store::{Record, Staging, artefact_key};
 use super::tools::Tools;
 use super::wanted::{Exact, Wanted};
-use super::{Inner, Prepared, ProgressSink, archive, bundle, entry, pypi, tree};
+use super::{Inner, Prepared, ProgressSink, archive, bundle, entry, ground, pypi, setting, tree};
 
 const MAX_FILES: u64 = 200_000;
 /// Where a git or archive source is, relative to the tree; the Python environment is beside it.
@@ -38,6 +41,7 @@ pub(crate) struct Preparation<'a> {
     tools: &'a Arc<Tools>,
     spec: &'a ServiceSpec,
     token: Option<&'a Secret>,
+    policy: &'a Policy,
     progress: &'a ProgressSink,
     wanted: Wanted,
 }
@@ -48,6 +52,7 @@ impl<'a> Preparation<'a> {
         tools: &'a Arc<Tools>,
         spec: &'a ServiceSpec,
         token: Option<&'a Secret>,
+        policy: &'a Policy,
         progress: &'a ProgressSink,
     ) -> Result<Self, PrepareError> {
         let wanted = Wanted::read(&spec.source, &inner.config.git_schemes, &inner.store.dir("blobs"))?;
@@ -60,13 +65,15 @@ impl<'a> Preparation<'a> {
                 "an argument has a NUL character; leave it out",
             ));
         }
-        Ok(Self { inner, tools, spec, token, progress, wanted })
+        Ok(Self { inner, tools, spec, token, policy, progress, wanted })
     }
 
     pub(crate) async fn run(self, pin: Option<&Pin>) -> Result<Prepared, PrepareError> {
         if let Some(pin) = pin {
             self.wanted.check_pin(pin)?;
-            if let Some(record) = self.inner.store.find(&pin.artefact) {
+            if let Some(record) = self.inner.store.find(&pin.artefact)
+                && self.is_intact(&record).await?
+            {
                 return self.finish(&record);
             }
         }
@@ -88,15 +95,29 @@ impl<'a> Preparation<'a> {
             Some(lock) => self.inner.store.find(&artefact_key(&request, lock)),
             None => self.inner.store.find_request(&request),
         };
-        if let Some(record) = known {
+        if let Some(record) = known
+            && self.is_intact(&record).await?
+        {
             self.say("install", "already installed");
             return self.finish(&record);
         }
         let _slot =
             self.inner.slots.acquire().await.map_err(|_| PrepareError::lost("waiting for other installs"))?;
         let built = self.build(&bench, &staging, &exact).await?;
-        let record = self.store(request, built, staging).await?;
+        let record = self.store(request, built, staging, &bench).await?;
         self.finish(&record)
+    }
+
+    /// False when it was changed since its installation; it is set aside then.
+    async fn is_intact(&self, record: &Arc<Record>) -> Result<bool, PrepareError> {
+        match self.inner.check(&record.pin.artefact).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.code() == ErrorCode::Tampered => {
+                self.say("install", &error.to_string());
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn say(&self, step: &str, line: &str) {
@@ -115,6 +136,18 @@ impl<'a> Preparation<'a> {
             cache: self.inner.store.dir("cache"),
             timeout: self.inner.config.step_timeout,
             limits: self.limits(),
+            min_age: MinAge::seconds(self.policy.min_release_age_s),
+            bed: Bed::Cells(Box::new(InCells {
+                cells: Arc::clone(&self.inner.cells),
+                least: self
+                    .spec
+                    .isolation
+                    .map_or(self.policy.min_isolation, |own| own.max(self.policy.min_isolation)),
+                registries: Arc::clone(&self.inner.registries),
+                lease: tokio::sync::OnceCell::new(),
+            })),
+            n_steps: AtomicU64::new(1),
+            is_tainted: AtomicBool::new(false),
         }
     }
 
@@ -261,12 +294,14 @@ impl<'a> Preparation<'a> {
         request: String,
         built: Built,
         staging: Arc<Staging>,
+        bench: &Bench,
     ) -> Result<Arc<Record>, PrepareError> {
         self.say("install", "sealing");
+        let uids = bench.uids();
         let (store, limits) = (Arc::clone(&self.inner.store), self.limits());
         let sealed = tokio::task::spawn_blocking(move || {
             let interpreters: Vec<PathBuf> = built.interpreter.into_iter().collect();
-            let size = tree::seal(&staging.tree(), limits, &interpreters)?;
+            let size = tree::seal(&staging.tree(), limits, &interpreters, &uids)?;
             let venv = staging.tree().join(pypi::VENV).is_dir().then(|| pypi::VENV.to_owned());
             let mut record = Record::new(request, built.pin, built.launches);
             record.bundle = built.is_bundle;
@@ -295,7 +330,13 @@ impl<'a> Preparation<'a> {
         };
         let mut argv = launch.argv(&tree, &cwd, self.tools)?;
         argv.extend(self.spec.args.iter().cloned());
-        Ok(Prepared { pin: record.pin.clone(), argv, cwd, env })
+        let interpreter = record.venv.as_ref().map(|venv| tree.join(venv).join("bin/python"));
+        let mut read_only = ground::shown_to_servers(self.tools, &tree, interpreter.as_deref());
+        let (certificates, bundles) = setting::certificates();
+        env.extend(certificates.into_iter().filter(|(name, _)| !env_has(&self.spec.env_names, name)));
+        read_only.extend(bundles);
+        ground::plain(&mut read_only);
+        Ok(Prepared { pin: record.pin.clone(), argv, cwd, env, read_only })
     }
 
     fn choose<'r>(&self, record: &'r Record) -> Result<&'r Launch, PrepareError> {
@@ -322,6 +363,10 @@ impl<'a> Preparation<'a> {
         env.extend(venv.map(|venv| ("VIRTUAL_ENV".to_owned(), venv.to_string_lossy().into_owned())));
         env
     }
+}
+
+fn env_has(names: &[String], name: &str) -> bool {
+    names.iter().any(|named| named == name)
 }
 
 fn is_harmless(name: &str) -> bool {

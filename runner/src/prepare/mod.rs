@@ -13,12 +13,15 @@
 //! with; newer dependencies come with a newer version, or when the artefact is gone.
 
 mod address;
+mod age;
 mod archive;
 mod blobs;
 mod bundle;
 mod entry;
 mod error;
 mod git;
+mod ground;
+mod integrity;
 mod job;
 mod launch;
 mod npm;
@@ -26,7 +29,9 @@ mod output;
 mod project;
 mod pypi;
 mod python;
+mod registries;
 mod requirement;
+mod setting;
 mod step;
 mod store;
 mod tools;
@@ -43,11 +48,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::Semaphore;
+use wire::isolation::Policy;
 use wire::runner::{Retain, Retained};
 use wire::spec::{Pin, ServiceSpec};
 use wire::{ErrorCode, Secret};
 
+use crate::cell::Cells;
 pub use error::PrepareError;
+use registries::Registries;
 use store::Store;
 use tools::Tools;
 pub(crate) use tree::remove as remove_tree;
@@ -100,6 +108,9 @@ pub struct Prepared {
     /// Project directory in the artefact; not writable.
     pub cwd: PathBuf,
     pub env: Vec<(String, String)>,
+    /// What the server must see besides its home and the system's programs: the artefact's tree, runtimes, certificates.
+    /// No symbolic link lies on the way to one.
+    pub read_only: Vec<PathBuf>,
 }
 
 /// Makes artefacts. Clones share one store.
@@ -110,6 +121,9 @@ pub struct Workshop {
 
 struct Inner {
     config: WorkshopConfig,
+    cells: Arc<Cells>,
+    /// Asked for by the first install that needs them.
+    registries: Arc<tokio::sync::Mutex<Option<Registries>>>,
     /// Found by whoever needs them first: asking every tool takes longer than a restart may. A missing one is looked
     /// for again when a source needs it.
     tools: tokio::sync::OnceCell<Mutex<Arc<Tools>>>,
@@ -123,16 +137,18 @@ struct Inner {
 }
 
 impl Workshop {
-    /// Makes the directories and clears what a crash left in staging.
+    /// Makes the directories and clears what a crash left in staging. Every install step runs in one of the `cells`.
     ///
     /// # Errors
     /// The store's directory can not be made or read.
-    pub async fn open(config: WorkshopConfig) -> Result<Self, PrepareError> {
+    pub async fn open(config: WorkshopConfig, cells: Arc<Cells>) -> Result<Self, PrepareError> {
         let root = config.root.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&root)).await;
         let store = store.map_err(|_| PrepareError::lost("opening the artefact store"))??;
         let inner = Inner {
             config,
+            cells,
+            registries: Arc::default(),
             tools: tokio::sync::OnceCell::new(),
             store: Arc::new(store),
             slots: Semaphore::new(AT_ONCE),
@@ -153,9 +169,10 @@ impl Workshop {
         self.inner.tools().await;
     }
 
-    /// Installs or reuses what the spec names. With a pin: exactly that, and without network if it is there.
+    /// Installs or reuses what the spec names. With a pin: exactly that, and without network if it is there. What is there
+    /// is compared with what was sealed, and installed again when it differs.
     ///
-    /// Cancel-safe: dropping the future kills the running step's process group and removes its staging directory.
+    /// Cancel-safe: dropping the future kills the running step and removes its staging directory.
     /// The caller must count the artefact as in use for [`Workshop::retain`] as soon as it has the answer.
     ///
     /// # Errors
@@ -165,11 +182,13 @@ impl Workshop {
         spec: &ServiceSpec,
         git_token: Option<&Secret>,
         pin: Option<&Pin>,
+        policy: &Policy,
         progress: &ProgressSink,
     ) -> Result<Prepared, PrepareError> {
         let _uses_cache = self.inner.cache.read().await;
         let mut tools = self.inner.tools().await;
-        let first = job::Preparation::new(&self.inner, &tools, spec, git_token, progress)?.run(pin).await;
+        let first =
+            job::Preparation::new(&self.inner, &tools, spec, git_token, policy, progress)?.run(pin).await;
         // The operator may have done what the last such message said.
         match first {
             Err(error) if error.code() == ErrorCode::RuntimeMissing => {
@@ -180,7 +199,16 @@ impl Workshop {
             }
             answer => return answer,
         }
-        job::Preparation::new(&self.inner, &tools, spec, git_token, progress)?.run(pin).await
+        job::Preparation::new(&self.inner, &tools, spec, git_token, policy, progress)?.run(pin).await
+    }
+
+    /// Whether an artefact is still what was sealed: to be asked before every start that [`Workshop::prepare`] does not
+    /// precede. Takes some milliseconds for thousands of files. One that was changed is set aside: prepare it again.
+    ///
+    /// # Errors
+    /// `tampered`.
+    pub async fn check(&self, artefact: &str) -> Result<(), PrepareError> {
+        self.inner.check(artefact).await
     }
 
     pub fn has_blob(&self, sha256: &str) -> bool {
@@ -242,6 +270,12 @@ fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    async fn check(&self, artefact: &str) -> Result<(), PrepareError> {
+        let (store, artefact) = (Arc::clone(&self.store), artefact.to_owned());
+        let checked = tokio::task::spawn_blocking(move || store.check(&artefact)).await;
+        checked.map_err(|_| PrepareError::lost("checking the artefact"))?
+    }
+
     async fn tools(&self) -> Arc<Tools> {
         let tools = self.tools.get_or_init(|| async { Mutex::new(Arc::new(Tools::find().await)) }).await;
         Arc::clone(&locked(tools))
@@ -278,7 +312,9 @@ mod tests {
     async fn a_download_cache_over_its_limit_is_emptied_unless_it_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let config = WorkshopConfig { max_cache_bytes: 3, ..WorkshopConfig::new(dir.path().to_owned()) };
-        let workshop = Workshop::open(config).await.unwrap();
+        let listen = crate::Listen::Unix(dir.path().join("socket"));
+        let runner = crate::RunnerConfig::new(dir.path().to_owned(), listen, "/bin/false".into());
+        let workshop = Workshop::open(config, Arc::new(Cells::new(&runner))).await.unwrap();
         let file = dir.path().join("cache/file");
         let keep = Retain { artefacts: Vec::new(), blobs: Vec::new() };
         let retain = async || workshop.retain(&keep, &HashSet::new()).await.unwrap();

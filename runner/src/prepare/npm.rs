@@ -2,6 +2,9 @@
 //!
 //! Here: the arguments that npm gets, what its errors mean, and which executables a package has.
 //! Not here: projects that have a package.json of their own ([`super::project`]).
+//!
+//! npm itself never runs a script: it installs with the operator's logins. Scripts that the deployer allows run in a step
+//! of their own afterwards, without them.
 
 use std::path::Path;
 
@@ -13,12 +16,17 @@ use super::error::{Doing, PrepareError};
 use super::launch::{Launch, Word, script};
 use super::requirement::NpmRequirement;
 use super::step::{Bench, Ended, Step};
+use super::tree;
 
 /// No dependency may come from git, a URL or a folder: only registries have integrity.
 const REGISTRY_ONLY: [&str; 4] =
     ["--allow-git=none", "--allow-remote=none", "--allow-file=none", "--allow-directory=none"];
 /// npm 12 blocks dependencies' scripts unless told; npm before 11 does not know the option and only warns.
 pub(crate) const ALLOW_SCRIPTS: &str = "--dangerously-allow-all-scripts";
+/// Of a package-lock.json.
+const MAX_LOCK: u64 = 64 << 20;
+/// Of a package.json.
+const MAX_MANIFEST: u64 = 4 << 20;
 pub(crate) const QUIET: [&str; 3] = ["--no-audit", "--no-fund", "--loglevel=http"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +49,71 @@ pub(crate) async fn resolve(bench: &Bench, wanted: &NpmRequirement) -> Result<Re
     let args = ["view", "--json", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--", &spec];
     let fields = ["version", "dist.integrity", "dist-tags.latest"];
     let args: Vec<&str> = args.into_iter().chain(fields).collect();
-    let ended = bench.run(Step::new("fetch", "npm", &bench.staging, &args).captured()).await?;
+    let ended = bench.run(Step::new("fetch", "npm", &bench.work()?, &args).captured()).await?;
     let answer: Value = serde_json::from_slice(&ended.stdout).unwrap_or_default();
     if !ended.success {
         return Err(not_resolved(wanted, &answer, ended));
     }
-    newest(&answer).ok_or_else(|| {
+    let newest = newest(&answer).ok_or_else(|| {
         let message =
             format!("npm has no version of `{}` that `{spec}` means; leave the version out", wanted.name);
         PrepareError::new(ErrorCode::VersionNotFound, message)
-    })
+    })?;
+    if bench.min_age.before().is_none() {
+        Ok(newest)
+    } else {
+        old_enough(bench, wanted, &answer, newest).await
+    }
+}
+
+/// The newest that the requirement means and the mesh's minimum age allows.
+async fn old_enough(
+    bench: &Bench,
+    wanted: &NpmRequirement,
+    answer: &Value,
+    newest: Resolved,
+) -> Result<Resolved, PrepareError> {
+    let times = view(bench, &wanted.name, &["time"]).await?;
+    let is_old = |version: &str| bench.min_age.covers(times[version].as_str());
+    let mut fitting = versions(answer).unwrap_or_default();
+    fitting.retain(|v| is_old(&v.version));
+    if let Some(best) = best_of(&fitting) {
+        return Ok(best);
+    }
+    let mut others: Vec<&str> =
+        times.as_object().into_iter().flatten().map(|(version, _)| version.as_str()).collect();
+    let limit = precedence(&newest.version);
+    // A release, and none that its author has not made the latest yet.
+    others.retain(|v| is_version(v) && is_old(v) && precedence(v) <= limit);
+    let other = others.into_iter().max_by_key(|version| precedence(version));
+    match other {
+        // Whoever names no version takes what the mesh allows.
+        Some(version) if wanted.is_open() => {
+            let exact = format!("{}@{version}", wanted.name);
+            bench.say("fetch", &format!("{} is too new for this mesh; taking {version}", newest.version));
+            let answer = view(bench, &exact, &["version", "dist.integrity", "dist-tags.latest"]).await?;
+            let found = versions(&answer).and_then(|all| best_of(&all));
+            found.ok_or_else(|| PrepareError::lost("looking up an older version"))
+        }
+        _ => {
+            let published = times[newest.version.as_str()].as_str();
+            Err(bench.min_age.too_new(&format!("{}@{}", wanted.name, newest.version), published, other))
+        }
+    }
+}
+
+async fn view(bench: &Bench, spec: &str, fields: &[&str]) -> Result<Value, PrepareError> {
+    let args: Vec<&str> = ["view", "--json", "--", spec].into_iter().chain(fields.iter().copied()).collect();
+    let ended = bench.run(Step::new("fetch", "npm", &bench.work()?, &args).captured()).await?;
+    if !ended.success {
+        return Err(failed(spec, &ended.text(), ended.tail));
+    }
+    Ok(serde_json::from_slice(&ended.stdout).unwrap_or_default())
+}
+
+/// Numbers only: a release, and not `created` or `modified`.
+fn is_version(text: &str) -> bool {
+    text.split('.').count() == 3 && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 fn not_resolved(wanted: &NpmRequirement, answer: &Value, ended: Ended) -> PrepareError {
@@ -117,13 +180,20 @@ struct Version {
     latest: Option<String>,
 }
 
-/// `npm view` answers an object for one match and a list, in no useful order, for several.
 fn newest(answer: &Value) -> Option<Resolved> {
-    let all: Vec<Version> = match answer {
-        Value::Array(_) => serde_json::from_value(answer.clone()).ok()?,
-        Value::Object(_) => vec![serde_json::from_value(answer.clone()).ok()?],
-        _ => return None,
-    };
+    best_of(&versions(answer)?)
+}
+
+/// `npm view` answers an object for one match and a list, in no useful order, for several.
+fn versions(answer: &Value) -> Option<Vec<Version>> {
+    match answer {
+        Value::Array(_) => serde_json::from_value(answer.clone()).ok(),
+        Value::Object(_) => Some(vec![serde_json::from_value(answer.clone()).ok()?]),
+        _ => None,
+    }
+}
+
+fn best_of(all: &[Version]) -> Option<Resolved> {
     let is_latest = |v: &&Version| v.latest.as_ref() == Some(&v.version);
     let best = all.iter().find(is_latest).or_else(|| all.iter().max_by_key(|v| precedence(&v.version)))?;
     Some(Resolved { version: best.version.clone(), integrity: best.integrity.clone() })
@@ -158,14 +228,11 @@ pub(crate) async fn install(
     });
     std::fs::create_dir_all(tree).doing("making a staging directory")?;
     std::fs::write(tree.join("package.json"), manifest.to_string()).doing("writing package.json")?;
-    let mut args = vec![if lock.is_some() { "ci" } else { "install" }, "--omit=dev"];
+    let mut args = vec![if lock.is_some() { "ci" } else { "install" }, "--omit=dev", "--ignore-scripts"];
     args.extend(QUIET);
-    if allow_scripts {
-        args.push(ALLOW_SCRIPTS);
-    } else {
-        args.push("--ignore-scripts");
-        args.extend(REGISTRY_ONLY);
-    }
+    args.extend(REGISTRY_ONLY);
+    let before = bench.min_age.before().filter(|_| lock.is_none()).map(|moment| format!("--before={moment}"));
+    args.extend(before.as_deref());
     if let Some(lock) = lock {
         std::fs::write(tree.join("package-lock.json"), lock).doing("writing package-lock.json")?;
     }
@@ -173,9 +240,25 @@ pub(crate) async fn install(
     if !ended.success {
         return Err(failed(&what, &ended.text(), ended.tail));
     }
-    let lock = std::fs::read_to_string(tree.join("package-lock.json")).doing("reading package-lock.json")?;
+    let lock = super::tree::read_plain(&tree.join("package-lock.json"), MAX_LOCK)
+        .doing("reading package-lock.json")?;
     let integrity = locked_integrity(&lock, name, resolved)?;
+    if allow_scripts {
+        run_scripts(bench, tree, &what).await?;
+    }
     Ok(Installed { lock, integrity, launches: launches(tree, name)? })
+}
+
+/// The install scripts of everything in `node_modules`.
+pub(crate) async fn run_scripts(bench: &Bench, dir: &Path, what: &str) -> Result<(), PrepareError> {
+    bench.say("install", "running the packages' install scripts, as the deployer allows");
+    let args = ["rebuild", ALLOW_SCRIPTS, "--foreground-scripts", "--no-audit", "--no-fund"];
+    let ended = bench.run(Step::new("install", "npm", dir, &args).foreign()).await?;
+    if ended.success {
+        return Ok(());
+    }
+    let message = format!("an install script of `{what}` or a dependency failed; the last lines say why");
+    Err(PrepareError::new(ErrorCode::InstallFailed, message).with_lines(ended.tail))
 }
 
 /// What was installed must be what was resolved: a registry that answers twice differently is not believed.
@@ -215,9 +298,8 @@ fn launches(tree: &Path, name: &str) -> Result<Vec<Launch>, PrepareError> {
 }
 
 pub(crate) fn read_manifest(dir: &Path) -> Result<Value, PrepareError> {
-    let text = std::fs::read(dir.join("package.json")).doing("reading package.json")?;
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text);
-    serde_json::from_slice(text).map_err(|e| {
+    let text = tree::read_plain(&dir.join("package.json"), MAX_MANIFEST).doing("reading package.json")?;
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|e| {
         PrepareError::new(
             ErrorCode::InstallFailed,
             format!("package.json is not readable JSON ({e}); correct it"),
@@ -265,6 +347,14 @@ mod tests {
         let list = json!([version("1.1.0", "1.1.0"), version("1.2.0", "1.1.0")]);
         assert_eq!(pick(list).unwrap(), "1.1.0", "what the author calls latest wins when it fits");
         assert_eq!(pick(json!("")), None);
+    }
+
+    #[test]
+    fn only_numbers_are_a_release() {
+        assert!(is_version("1.10.0"));
+        for none in ["created", "modified", "1.0.0-rc.1", "1.0", ""] {
+            assert!(!is_version(none), "{none}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! Here: detection, Node and Bun projects. Not here: Python projects ([`super::python`]), published packages, entries.
 //! The project's own build script is its deployer's code and runs; its dependencies' install scripts do not, unless
-//! the deployer allows them. Own code never sees the operator's registry logins; allowed scripts may.
+//! the deployer allows them. Neither sees the operator's registry logins: a step that may run one of them is foreign.
+//! npm's scripts run in a step after its install. The other managers have no such step, so with scripts allowed their
+//! whole install is foreign, and private packages can not be among its dependencies. Yarn 2 and later loads plugins that
+//! the project names, so it is always foreign.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +17,13 @@ use super::bundle::{self, Kind};
 use super::entry::{self, Project};
 use super::error::{Doing, PrepareError};
 use super::launch::Launch;
-use super::npm::{self, ALLOW_SCRIPTS, QUIET};
+use super::npm::{self, QUIET};
+use super::setting::Reach;
 use super::step::{Bench, Step};
-use super::tools::Reach;
-use super::{pypi, python};
+use super::{pypi, python, tree};
+
+/// Of a package-lock.json.
+const MAX_LOCK: u64 = 64 << 20;
 
 pub(crate) struct Wishes<'a> {
     pub(crate) runtime: Option<Runtime>,
@@ -44,7 +50,7 @@ pub(crate) async fn install(
     wishes: &Wishes<'_>,
 ) -> Result<Made, PrepareError> {
     let dir = project.dir();
-    disarm(bench, &dir)?;
+    disarm(bench, project.tree, &dir)?;
     if let Some(manifest) = bundle::read(&dir)? {
         return install_bundle(bench, project, wishes, &manifest).await;
     }
@@ -112,8 +118,8 @@ fn detect(dir: &Path) -> Result<Runtime, PrepareError> {
 }
 
 /// Takes away the package managers' settings that could redirect the operator's credentials: npm fills `${VARIABLES}`
-/// of its own environment into the deployer's `.npmrc`.
-fn disarm(bench: &Bench, dir: &Path) -> Result<(), PrepareError> {
+/// of its own environment into the deployer's `.npmrc`. Those of the folders above count too, in a workspace.
+fn disarm(bench: &Bench, tree: &Path, dir: &Path) -> Result<(), PrepareError> {
     const HARMLESS: [&str; 11] = [
         "legacy-peer-deps",
         "strict-peer-dependencies",
@@ -127,24 +133,39 @@ fn disarm(bench: &Bench, dir: &Path) -> Result<(), PrepareError> {
         "resolution-mode",
         "install-links",
     ];
-    let file = dir.join(".npmrc");
-    if let Ok(text) = std::fs::read_to_string(&file) {
-        let harmless = |line: &&str| {
-            HARMLESS.contains(&line.split('=').next().unwrap_or_default().trim()) && !line.contains("${")
-        };
-        let kept: Vec<&str> = text.lines().filter(harmless).collect();
-        if kept.len() < text.lines().filter(|line| !line.trim().is_empty()).count() {
-            bench.say("install", "the project's .npmrc is not used; registries are the runner's own");
+    for dir in dir.ancestors().take_while(|dir| dir.starts_with(tree)) {
+        let file = dir.join(".npmrc");
+        if file.symlink_metadata().is_ok() {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let harmless = |line: &&str| {
+                HARMLESS.contains(&line.split('=').next().unwrap_or_default().trim()) && !line.contains("${")
+            };
+            let kept: Vec<&str> = text.lines().filter(harmless).collect();
+            if kept.len() < text.lines().filter(|line| !line.trim().is_empty()).count() {
+                bench.say("install", "the project's .npmrc is not used; registries are the runner's own");
+            }
+            replace(&file, &kept.join("\n"), ".npmrc")?;
         }
-        std::fs::remove_file(&file).doing("setting .npmrc aside")?;
-        std::fs::write(&file, kept.join("\n")).doing("setting .npmrc aside")?;
-    }
-    let uv = dir.join("uv.toml");
-    if uv.symlink_metadata().is_ok() {
-        bench.say("install", "the project's uv.toml is not used; registries are the runner's own");
-        std::fs::remove_file(uv).doing("setting uv.toml aside")?;
+        for name in ["uv.toml", ".yarnrc", "bunfig.toml"] {
+            let file = dir.join(name);
+            if file.symlink_metadata().is_ok() {
+                bench.say(
+                    "install",
+                    &format!("the project's {name} is not used; registries are the runner's own"),
+                );
+                std::fs::remove_file(file).doing(&format!("setting {name} aside"))?;
+            }
+        }
     }
     Ok(())
+}
+
+/// Writes a file of the project's anew: what is there may be a link.
+fn replace(file: &Path, text: &str, what: &str) -> Result<(), PrepareError> {
+    if file.symlink_metadata().is_ok() {
+        std::fs::remove_file(file).doing(&format!("setting {what} aside"))?;
+    }
+    std::fs::write(file, text).doing(&format!("writing {what}"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,9 +214,13 @@ impl Manager {
         let mut args = match self {
             Self::NpmLocked => vec!["ci"],
             Self::Npm => vec!["install", "--package-lock=true"],
-            Self::Pnpm => {
-                vec!["install", "--frozen-lockfile", "--ignore-pnpmfile", "--package-import-method=copy"]
-            }
+            Self::Pnpm => vec![
+                "install",
+                "--frozen-lockfile",
+                "--ignore-pnpmfile",
+                "--package-import-method=copy",
+                "--config.manage-package-manager-versions=false",
+            ],
             Self::Yarn1 => vec!["install", "--frozen-lockfile", "--non-interactive"],
             Self::Yarn => vec!["install", "--immutable"],
             Self::BunLocked => vec!["install", "--frozen-lockfile", "--backend=copyfile"],
@@ -212,12 +237,21 @@ impl Manager {
             Self::Yarn | Self::BunLocked | Self::Bun => {}
         }
         match self {
-            Self::NpmLocked | Self::Npm if allow_scripts => args.push(ALLOW_SCRIPTS),
+            Self::NpmLocked | Self::Npm => args.push("--ignore-scripts"),
             Self::Yarn => {} // By environment: YARN_ENABLE_SCRIPTS.
             _ if !allow_scripts => args.push("--ignore-scripts"),
             _ => {}
         }
         args
+    }
+
+    /// Whether its install may run code of the project or of a dependency.
+    fn is_foreign(self, allow_scripts: bool) -> bool {
+        match self {
+            Self::NpmLocked | Self::Npm => false,
+            Self::Yarn => true,
+            Self::Pnpm | Self::Yarn1 | Self::BunLocked | Self::Bun => allow_scripts,
+        }
     }
 
     /// Takes the development dependencies away after a build. Where the tool has no such command, it installs anew.
@@ -294,18 +328,44 @@ async fn dependencies(
     let lock_file = dir.join("package-lock.json");
     let manager = match (manager, wishes.lock) {
         (Manager::Npm, Some(lock)) => {
-            std::fs::write(&lock_file, lock).doing("writing package-lock.json")?;
+            replace(&lock_file, lock, "package-lock.json")?;
             Manager::NpmLocked
         }
         _ => manager,
     };
     bench.say("install", &format!("installing dependencies with {}", manager.tool()));
-    run(bench, dir, manager, manager.install(!for_build, wishes.allow_scripts), wishes.allow_scripts).await?;
-    match (manager, wishes.lock) {
-        (Manager::Npm, None) => Ok(std::fs::read_to_string(lock_file).unwrap_or_default()),
-        (Manager::NpmLocked, Some(lock)) => Ok(lock.to_owned()),
-        _ => Ok(String::new()),
+    let mut args = manager.install(!for_build, wishes.allow_scripts);
+    let age = match manager {
+        Manager::Npm => bench.min_age.before().map(|moment| format!("--before={moment}")),
+        Manager::Bun => bench.min_age.demanded().map(|seconds| format!("--minimum-release-age={seconds}")),
+        // The project's lock decides.
+        _ => None,
+    };
+    args.extend(age.as_deref());
+    run(bench, dir, manager, args, wishes.allow_scripts).await?;
+    let lock = match (manager, wishes.lock) {
+        (Manager::Npm, None) => tree::read_plain(&lock_file, MAX_LOCK).unwrap_or_default(),
+        (Manager::NpmLocked, Some(lock)) => lock.to_owned(),
+        _ => String::new(),
+    };
+    if wishes.allow_scripts && matches!(manager, Manager::Npm | Manager::NpmLocked) {
+        npm::run_scripts(bench, dir, "the project").await?;
+        own_scripts(bench, dir, manifest).await?;
     }
+    Ok(lock)
+}
+
+/// Those that npm would run at the end of an install.
+async fn own_scripts(bench: &Bench, dir: &Path, manifest: &Value) -> Result<(), PrepareError> {
+    let all = ["preinstall", "install", "postinstall", "prepublish", "preprepare", "prepare", "postprepare"];
+    for script in all.into_iter().filter(|script| manifest["scripts"][script].is_string()) {
+        // `run` would run its `pre` and `post` as well, and `install` and `prepare` have them in the list.
+        let args = ["run", script, "--ignore-scripts"];
+        let ended = bench.run(Step::new("install", "npm", dir, &args).foreign()).await?;
+        let message = format!("the project's `{script}` script failed; the last lines say why");
+        ended.success_or(ErrorCode::InstallFailed, message)?;
+    }
+    Ok(())
 }
 
 async fn run(
@@ -315,12 +375,15 @@ async fn run(
     args: Vec<&str>,
     allow_scripts: bool,
 ) -> Result<(), PrepareError> {
-    let store = format!("--store-dir={}", bench.cache.join("pnpm").display());
+    let is_foreign = manager.is_foreign(allow_scripts);
+    let reach = if is_foreign { Reach::Project } else { Reach::Registry };
+    let store = format!("--store-dir={}", bench.cache_of(reach).join("pnpm").display());
     let args: Vec<&str> = match manager {
         Manager::Pnpm => args.into_iter().chain([store.as_str()]).collect(),
         _ => args,
     };
     let step = Step::new("install", manager.tool(), dir, &args)
+        .foreign_if(is_foreign)
         .env("YARN_ENABLE_SCRIPTS", if allow_scripts { "true" } else { "false" });
     let ended = bench.run(step).await?;
     if ended.success {
@@ -343,16 +406,16 @@ async fn build(
     prune: bool,
 ) -> Result<(), PrepareError> {
     bench.say("build", &format!("running the project's own build script: {} run build", manager.tool()));
-    let mut step = Step::new("build", manager.tool(), dir, &["run", "build"]);
-    step.reach = Reach::Project;
-    let ended = bench.run(step).await?;
+    let ended = bench.run(Step::new("build", manager.tool(), dir, &["run", "build"]).foreign()).await?;
     ended.success_or(ErrorCode::BuildFailed, "the project's build script failed; the last lines say why")?;
     if !prune {
         return Ok(());
     }
+    // What the build left may be anything, so this is foreign too: it has neither the shared cache nor a login.
     match run(bench, dir, manager, manager.prune(allow_scripts), allow_scripts).await {
-        Err(_) if manager == Manager::Yarn => {
-            bench.say("install", "this yarn can not remove development dependencies; they stay");
+        Err(_) if !matches!(manager, Manager::Npm | Manager::NpmLocked) => {
+            let line = format!("{} could not remove the development dependencies; they stay", manager.tool());
+            bench.say("install", &line);
             Ok(())
         }
         other => other,
@@ -428,7 +491,14 @@ mod tests {
         use Manager::*;
         for manager in [NpmLocked, Npm, Pnpm, Yarn1, BunLocked, Bun] {
             assert!(manager.install(true, false).contains(&"--ignore-scripts"), "{manager:?}");
-            assert!(!manager.install(true, true).contains(&"--ignore-scripts"), "{manager:?}");
+            let runs_them = !manager.install(true, true).contains(&"--ignore-scripts");
+            assert_eq!(
+                runs_them,
+                manager.is_foreign(true),
+                "{manager:?}: scripts run only in a foreign step"
+            );
+            assert!(!manager.is_foreign(false), "{manager:?}");
         }
+        assert!(Yarn.is_foreign(false), "it loads the project's plugins");
     }
 }

@@ -11,10 +11,12 @@ use super::error::{Doing, PrepareError};
 use super::launch::{Launch, Word};
 use super::requirement::{PyRequirement, normalise};
 use super::step::{Bench, Step};
+use super::tree;
 
 /// Where the environment is, relative to the tree.
 pub(crate) const VENV: &str = "venv";
 const LOCK: &str = "requirements.lock";
+const MAX_LOCK: u64 = 16 << 20;
 
 /// A requirement, resolved with everything that it depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +35,69 @@ pub(crate) async fn resolve(
 ) -> Result<Locked, PrepareError> {
     let spec = wanted.spec();
     bench.say("fetch", &format!("looking up {spec}"));
-    let input = bench.staging.join("requirements.in");
-    std::fs::write(&input, format!("{spec}\n")).doing("writing the requirement")?;
-    let lock = compile(bench, &bench.staging, "requirements.in", allow_scripts, &spec).await?;
+    let work = bench.work()?;
+    std::fs::write(work.join("requirements.in"), format!("{spec}\n")).doing("writing the requirement")?;
+    let compiled = compile(bench, &work, "requirements.in", allow_scripts, &spec).await;
+    let lock = match compiled {
+        Err(error) if bench.min_age.before().is_some() => return Err(judge_age(bench, wanted, error).await),
+        compiled => compiled?,
+    };
     from_lock(&lock, &wanted.name).ok_or_else(|| {
         PrepareError::new(ErrorCode::InstallFailed, format!("uv resolved `{spec}` to nothing"))
     })
+}
+
+/// Whether a resolution failed only because what is wanted is too new.
+async fn judge_age(bench: &Bench, wanted: &PyRequirement, error: PrepareError) -> PrepareError {
+    let spec = wanted.spec();
+    let young = single(bench, &spec, None).await;
+    let Ok(Some((version, published))) = young else { return error };
+    let before = bench.min_age.before();
+    let other = single(bench, &wanted.name, before.as_deref()).await.ok().flatten();
+    if bench.min_age.covers(published.as_deref()) {
+        return error; // It is old enough itself: a dependency is not.
+    }
+    let (what, other) = (format!("{}=={version}", wanted.name), other.map(|(version, _)| version));
+    bench.min_age.too_new(&what, published.as_deref(), other.as_deref())
+}
+
+/// The version that a requirement means by itself, and when its newest file was published. `None`: none.
+async fn single(
+    bench: &Bench,
+    spec: &str,
+    before: Option<&str>,
+) -> Result<Option<(String, Option<String>)>, PrepareError> {
+    let (work, python) = (bench.work()?, python(bench)?);
+    std::fs::write(work.join("single.in"), format!("{spec}\n")).doing("writing the requirement")?;
+    let output = work.join("pylock.single.toml");
+    let output_text = output.to_string_lossy();
+    let mut args = vec!["pip", "compile", "--no-deps", "--only-binary", ":all:", "--format", "pylock.toml"];
+    args.extend(["--quiet", "--python", &python, "--output-file", &output_text]);
+    if let Some(before) = before {
+        args.extend(["--exclude-newer", before]);
+    }
+    args.extend(["--", "single.in"]);
+    if !bench.run(Step::new("fetch", "uv", &work, &args)).await?.success {
+        return Ok(None);
+    }
+    let text = tree::read_plain(&output, MAX_LOCK).doing("reading the lock")?;
+    Ok(published(&text))
+}
+
+/// Version and latest upload of the one package in a `pylock.toml`.
+fn published(lock: &str) -> Option<(String, Option<String>)> {
+    let lock: toml::Table = lock.parse().ok()?;
+    let package = lock.get("packages")?.as_array()?.first()?;
+    let version = package.get("version")?.as_str()?.to_owned();
+    let wheels = package.get("wheels").and_then(toml::Value::as_array).into_iter().flatten();
+    let times = wheels
+        .chain(package.get("sdist"))
+        .filter_map(|file| Some(file.get("upload-time")?.as_datetime()?.to_string()));
+    Some((version, times.max()))
+}
+
+fn python(bench: &Bench) -> Result<String, PrepareError> {
+    Ok(bench.tools.get("python")?.path.to_string_lossy().into_owned())
 }
 
 /// `uv pip compile` of a requirements file or pyproject.toml in `cwd`.
@@ -49,20 +108,39 @@ pub(crate) async fn compile(
     allow_scripts: bool,
     what: &str,
 ) -> Result<String, PrepareError> {
-    let python = bench.tools.get("python")?.path.to_string_lossy().into_owned();
-    let output = bench.staging.join(LOCK);
+    let python = python(bench)?;
+    let output = bench.work()?.join(LOCK);
     let output_text = output.to_string_lossy();
     let mut args = vec!["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"];
     args.extend(["--python", &python, "--output-file", &output_text]);
     if !allow_scripts {
         args.extend(["--only-binary", ":all:"]);
     }
+    let before = bench.min_age.before();
+    if let Some(before) = &before {
+        args.extend(["--exclude-newer", before]);
+    }
     args.extend(["--", input]);
-    let ended = bench.run(Step::new("fetch", "uv", cwd, &args)).await?;
+    // To read what a project depends on, its own build code may have to run, or that of its dependencies.
+    let is_foreign = allow_scripts || is_dynamic(cwd, input);
+    let ended = bench.run(Step::new("fetch", "uv", cwd, &args).foreign_if(is_foreign)).await?;
     if !ended.success {
         return Err(failed(what, &ended.text(), ended.tail));
     }
-    std::fs::read_to_string(output).doing("reading the lock")
+    tree::read_plain(&output, MAX_LOCK).doing("reading the lock")
+}
+
+/// Whether only a project's build code knows its dependencies.
+fn is_dynamic(cwd: &Path, input: &str) -> bool {
+    if input != "pyproject.toml" {
+        return false;
+    }
+    let text = std::fs::read_to_string(cwd.join(input)).unwrap_or_default();
+    let Ok(manifest) = text.parse::<toml::Table>() else { return true };
+    let Some(project) = manifest.get("project") else { return true };
+    let dynamic = project.get("dynamic").and_then(toml::Value::as_array).into_iter().flatten();
+    let mut fields = dynamic.filter_map(toml::Value::as_str);
+    fields.any(|field| field.ends_with("dependencies") || field == "version")
 }
 
 /// Makes the environment `tree/venv` with exactly what the lock names.
@@ -75,7 +153,9 @@ pub(crate) async fn install(
 ) -> Result<(), PrepareError> {
     std::fs::create_dir_all(tree).doing("making a staging directory")?;
     make_venv(bench, tree).await?;
-    let file = bench.staging.join(LOCK);
+    let file = bench.work()?.join(LOCK);
+    // A step may have left a link of that name.
+    let _ = std::fs::remove_file(&file);
     std::fs::write(&file, lock).doing("writing the lock")?;
     let (file, python) = (file.to_string_lossy(), venv_python(tree));
     let mut args = vec!["pip", "sync", "--require-hashes", "--link-mode", "copy", "--compile-bytecode"];
@@ -84,13 +164,13 @@ pub(crate) async fn install(
         args.extend(["--only-binary", ":all:"]);
     }
     args.extend(["--", &file]);
-    let ended = bench.run(Step::new("install", "uv", tree, &args)).await?;
+    let ended = bench.run(Step::new("install", "uv", tree, &args).foreign_if(allow_scripts)).await?;
     if ended.success { Ok(()) } else { Err(failed(what, &ended.text(), ended.tail)) }
 }
 
 /// Relocatable, because it is renamed into the store afterwards.
 pub(crate) async fn make_venv(bench: &Bench, tree: &Path) -> Result<(), PrepareError> {
-    let python = bench.tools.get("python")?.path.to_string_lossy().into_owned();
+    let python = python(bench)?;
     let args = ["venv", "--relocatable", "--no-project", "--quiet", "--python", &python, "--", VENV];
     let ended = bench.run(Step::new("install", "uv", tree, &args)).await?;
     ended.success_or(
@@ -167,7 +247,7 @@ pub(crate) fn from_lock(lock: &str, name: &str) -> Option<Locked> {
 pub(crate) fn launches(tree: &Path, distribution: &str) -> Result<Vec<Launch>, PrepareError> {
     let Some(info) = dist_info(tree, distribution) else { return Ok(Vec::new()) };
     // A distribution without scripts has no such file.
-    let text = std::fs::read_to_string(info.join("entry_points.txt")).unwrap_or_default();
+    let text = super::tree::read_plain(&info.join("entry_points.txt"), MAX_LOCK).unwrap_or_default();
     let present = |script: &String| tree.join(VENV).join("bin").join(script).is_file();
     Ok(console_scripts(&text).into_iter().filter(present).map(|script| launch(&script)).collect())
 }
@@ -215,6 +295,30 @@ mod tests {
         assert_eq!(locked.version, "2025.9.25");
         assert_eq!(locked.integrity, "sha256:bb sha256:cc");
         assert!(from_lock(LOCK, "absent").is_none());
+    }
+
+    #[test]
+    fn the_newest_upload_of_a_version_is_read_from_its_lock() {
+        let lock = "lock-version = '1.0'\n[[packages]]\nname = 'a'\nversion = '2.0'\n\
+            wheels = [{ url = 'u', upload-time = 2026-11-01T10:00:00Z }, { url = 'v', upload-time = 2026-11-02T10:00:00Z }]\n\
+            sdist = { url = 's', upload-time = 2026-10-30T10:00:00Z }";
+        assert_eq!(published(lock), Some(("2.0".into(), Some("2026-11-02T10:00:00Z".into()))));
+        assert_eq!(published("[[packages]]\nversion = '1'"), Some(("1".into(), None)));
+        assert_eq!(published("nothing"), None);
+    }
+
+    #[test]
+    fn a_project_whose_dependencies_only_its_build_knows_is_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        let asks = |text: &str| {
+            std::fs::write(dir.path().join("pyproject.toml"), text).unwrap();
+            is_dynamic(dir.path(), "pyproject.toml")
+        };
+        assert!(!asks("[project]\nname = 'a'\nversion = '1'\ndependencies = []"));
+        for dynamic in ["[build-system]", "[project]\ndynamic = ['dependencies']", "not toml"] {
+            assert!(asks(dynamic), "{dynamic}");
+        }
+        assert!(!is_dynamic(dir.path(), "requirements.txt"));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!
 //! Whose code runs: a dependency's build code only with `allow_scripts`; without, dependencies come as wheels or not at
 //! all. The project's own build code is its deployer's and always runs, as does that of its `-e` folders and what its
-//! `[build-system]` names; such steps have nothing of the operator's but the indexes' addresses ([`Reach::Project`]).
+//! `[build-system]` names. Every step in which such code may run is foreign: it has nothing of the operator's but the
+//! indexes' addresses, so a private index can not serve it.
 
 use std::path::Path;
 
@@ -15,7 +16,10 @@ use super::error::{Doing, PrepareError};
 use super::project::{Made, Wishes, interpreter};
 use super::pypi::{self, VENV};
 use super::step::{Bench, Step};
-use super::tools::Reach;
+use super::tree;
+
+/// Of a pyvenv.cfg.
+const MAX_CONFIG: u64 = 64 << 10;
 
 pub(crate) async fn install(
     bench: &Bench,
@@ -119,10 +123,12 @@ async fn from_requirements(
 async fn pip(bench: &Bench, tree: &Path, dir: &Path, what: &[&str]) -> Result<(), PrepareError> {
     let python = pypi::venv_python(tree);
     let mut args = vec!["pip", "install", "--link-mode", "copy", "--compile-bytecode", "--python", &python];
+    let before = bench.min_age.before();
+    if let Some(before) = &before {
+        args.extend(["--exclude-newer", before]);
+    }
     args.extend(what);
-    let mut step = Step::new("install", "uv", dir, &args);
-    step.reach = Reach::Project;
-    let ended = bench.run(step).await?;
+    let ended = bench.run(Step::new("install", "uv", dir, &args).foreign()).await?;
     if ended.success { Ok(()) } else { Err(pypi::failed("the project", &ended.text(), ended.tail)) }
 }
 
@@ -140,18 +146,17 @@ async fn from_uv_lock(
         ["sync", "--frozen", "--no-dev", "--no-editable", "--link-mode", "copy", "--compile-bytecode"];
     let dependencies: &[&str] =
         if allow_scripts { &["--no-install-workspace"] } else { &["--no-install-workspace", "--no-build"] };
-    for (extra, reach) in [(dependencies, Reach::Registry), (&[], Reach::Project)] {
+    for (extra, is_foreign) in [(dependencies, allow_scripts), (&[], true)] {
         let args: Vec<&str> = common.iter().chain(extra).copied().collect();
-        let mut step = Step::new("install", "uv", dir, &args).env("UV_PROJECT_ENVIRONMENT", tree.join(VENV));
-        step.reach = reach;
-        let ended = bench.run(step).await?;
+        let step = Step::new("install", "uv", dir, &args).foreign_if(is_foreign);
+        let ended = bench.run(step.env("UV_PROJECT_ENVIRONMENT", tree.join(VENV))).await?;
         if !ended.success {
             return Err(pypi::failed("the project", &ended.text(), ended.tail));
         }
     }
     // uv replaces an environment whose Python the project does not support; the new one is not relocatable.
-    let config =
-        std::fs::read_to_string(tree.join(VENV).join("pyvenv.cfg")).doing("reading the environment")?;
+    let config = tree.join(VENV).join("pyvenv.cfg");
+    let config = tree::read_plain(&config, MAX_CONFIG).doing("reading the environment")?;
     if !config.contains("relocatable = true") {
         let message =
             "the project asks for another Python than the runner has; install that one on the runner";
@@ -162,44 +167,27 @@ async fn from_uv_lock(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::super::tools::Tools;
-    use super::super::tree::Limits;
     use super::*;
 
-    /// What uv is asked to do for a project of these files: its arguments, after the home that it is given.
+    /// What uv is asked to do for a project of these files: the step's reach, then its arguments.
     async fn asked(files: &[(&str, &str)], allow_scripts: bool) -> Vec<String> {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let (uv, log, tree) = (dir.path().join("uv"), dir.path().join("log"), dir.path().join("tree"));
-        let script = format!(
-            "#!/bin/sh\nPATH=/usr/bin:/bin\necho \"$HOME $*\" >> {}\n\
-             [ $1 != venv ] || {{ mkdir -p venv; echo 'relocatable = true' > venv/pyvenv.cfg; }}\n",
-            log.display()
-        );
-        std::fs::write(&uv, script).unwrap();
-        std::fs::set_permissions(&uv, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let tree = dir.path().join("artefact/tree");
         std::fs::create_dir_all(tree.join("src")).unwrap();
         for (file, text) in files {
             std::fs::write(tree.join("src").join(file), text).unwrap();
         }
-        let bench = Bench {
-            tools: Arc::new(Tools::of(&[("uv", &uv), ("python", &uv)])),
-            progress: Arc::new(|_: &str, _: &str| {}),
-            staging: dir.path().to_owned(),
-            cache: dir.path().join("cache"),
-            timeout: Duration::from_secs(60),
-            limits: Limits { bytes: 1 << 20, files: 1000 },
-        };
+        let bench = Bench::noting(dir.path(), |step| {
+            if step.args[0] == "venv" {
+                std::fs::create_dir_all(step.cwd.join("venv")).unwrap();
+                std::fs::write(step.cwd.join("venv/pyvenv.cfg"), "relocatable = true").unwrap();
+            }
+        });
         let project = Project { tree: &tree, project: "src", wanted: None };
         let lock = files.iter().any(|(file, _)| *file == "pyproject.toml").then_some("a==1");
         let wishes = Wishes { runtime: None, allow_scripts, lock };
         environment(&bench, project, &wishes).await.unwrap();
-        let scratch = dir.path().join("tmp").to_string_lossy().into_owned();
-        let log = std::fs::read_to_string(log).unwrap().replace(&scratch, "SCRATCH");
-        log.lines().filter(|line| !line.contains(" venv ")).map(str::to_owned).collect()
+        bench.noted().into_iter().filter(|line| !line.contains(" venv ")).collect()
     }
 
     #[tokio::test]
@@ -207,23 +195,23 @@ mod tests {
         let files =
             [("requirements.txt", "--index-url https://h/${UV_INDEX_PASSWORD}\nx @ https://h/x.tar.gz")];
         let strict = asked(&files, false).await;
-        assert!(strict[0].starts_with("SCRATCH pip install "), "{strict:?}");
+        assert!(strict[0].starts_with("Project uv pip install "), "{strict:?}");
         assert!(strict[0].ends_with("-r requirements.txt --only-binary :all:"), "{strict:?}");
         let allowed = asked(&files, true).await;
-        assert!(allowed[0].starts_with("SCRATCH ") && !allowed[0].contains("--only-binary"), "{allowed:?}");
+        assert!(allowed[0].starts_with("Project ") && !allowed[0].contains("--only-binary"), "{allowed:?}");
     }
 
     #[tokio::test]
     async fn the_project_s_own_build_has_no_login_and_its_dependencies_are_wheels() {
         let own = ("pyproject.toml", "[build-system]\nrequires = ['setuptools']\n");
         let lines = asked(&[own], false).await;
-        assert!(lines[0].contains("--only-binary :all:") && !lines[0].starts_with("SCRATCH"), "{lines:?}");
-        assert!(lines[1].starts_with("SCRATCH ") && lines[1].ends_with("--no-deps -- ."), "{lines:?}");
-        for allow_scripts in [false, true] {
+        assert!(lines[0].contains("--only-binary :all:") && lines[0].starts_with("Registry "), "{lines:?}");
+        assert!(lines[1].starts_with("Project ") && lines[1].ends_with("--no-deps -- ."), "{lines:?}");
+        for (allow_scripts, reach) in [(false, "Registry "), (true, "Project ")] {
             let lines = asked(&[own, ("uv.lock", "")], allow_scripts).await;
-            assert!(!lines[0].starts_with("SCRATCH") && lines[0].contains("--no-install-workspace"));
+            assert!(lines[0].starts_with(reach) && lines[0].contains("--no-install-workspace"), "{lines:?}");
             assert_eq!(lines[0].contains("--no-build"), !allow_scripts, "{lines:?}");
-            assert!(lines[1].starts_with("SCRATCH ") && !lines[1].contains("--no-install"), "{lines:?}");
+            assert!(lines[1].starts_with("Project ") && !lines[1].contains("--no-install"), "{lines:?}");
         }
     }
 

@@ -44,6 +44,11 @@ impl NpmRequirement {
         format!("{}@{}", self.name, self.wanted.as_deref().unwrap_or("latest"))
     }
 
+    /// Names no version, so any will do that the mesh allows.
+    pub(crate) fn is_open(&self) -> bool {
+        self.wanted.as_deref().is_none_or(|wanted| matches!(wanted, "latest" | "*"))
+    }
+
     /// The name without its scope.
     pub(crate) fn last_part(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or(&self.name)

@@ -7,20 +7,24 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
+use wire::ErrorCode;
 use wire::spec::{Pin, Runtime};
 
 use super::error::{Doing, PrepareError};
+use super::integrity::{self, State};
 use super::launch::Launch;
 use super::tree;
 
 /// Changes when the layout or the meaning of [`Record`] does: older artefacts are then built anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const RECORD: &str = "artefact.json";
+/// Trees that are kept although they were changed after their installation.
+const MAX_ASIDE: usize = 4;
 /// An answer of [`Store::find`] is in use before anyone can name it to [`Store::sweep`].
 pub(crate) const GRACE: Duration = Duration::from_secs(10 * 60);
 
@@ -67,6 +71,8 @@ pub(crate) struct Record {
     pub(crate) venv: Option<String>,
     pub(crate) bytes: u64,
     pub(crate) files: u64,
+    /// SHA-256 of the manifest, in which every file's is.
+    pub(crate) manifest: String,
 }
 
 impl Record {
@@ -83,6 +89,7 @@ impl Record {
             venv: None,
             bytes: 0,
             files: 0,
+            manifest: String::new(),
         }
     }
 }
@@ -200,14 +207,70 @@ impl Store {
         Ok(Staging { dir: dir.keep(), store: Arc::clone(self) })
     }
 
+    /// Whether a tree is still what was sealed; one that is not is set aside, so that it is installed again. Looks at
+    /// every entry and reads only what seems to have changed. Blocks.
+    ///
+    /// # Errors
+    /// `tampered`, or the tree can not be read.
+    pub(crate) fn check(&self, artefact: &str) -> Result<(), PrepareError> {
+        let dir = self.root.join("artefacts").join(artefact);
+        let manifest = match self.index().get(artefact) {
+            Some(kept) => kept.record.manifest.clone(),
+            None => {
+                return Err(PrepareError::new(
+                    ErrorCode::Tampered,
+                    "the artefact is not in the store (any more)",
+                ));
+            }
+        };
+        let what = match integrity::check(&dir, &manifest) {
+            Ok(State::AsSealed) => return Ok(()),
+            Ok(State::Changed(path)) => format!("`{path}` was changed since it was installed"),
+            Err(error) => format!("it can not be read: {error}"),
+        };
+        tracing::error!(artefact, "an installed tree is not what was installed, so it is set aside: {what}");
+        self.set_aside(artefact)?;
+        Err(PrepareError::new(
+            ErrorCode::Tampered,
+            format!("{what}; the files were set aside and are installed again"),
+        ))
+    }
+
+    /// Keeps the newest few for whoever wants to know what happened.
+    fn set_aside(&self, artefact: &str) -> Result<(), PrepareError> {
+        let aside = self.root.join("tampered");
+        fs::create_dir_all(&aside).doing("setting an artefact aside")?;
+        self.index().remove(artefact);
+        let target = aside.join(artefact);
+        if target.exists() {
+            tree::remove(&target).doing("setting an artefact aside")?;
+        }
+        let moved = fs::rename(self.root.join("artefacts").join(artefact), &target);
+        match moved {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.doing("setting an artefact aside")?,
+        }
+        let mut kept: Vec<(SystemTime, PathBuf)> = fs::read_dir(&aside)
+            .doing("reading what was set aside")?
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .filter(|(_, path)| *path != target)
+            .collect();
+        kept.sort();
+        let too_many = (kept.len() + 1).saturating_sub(MAX_ASIDE);
+        kept.into_iter().take(too_many).for_each(|(_, path)| self.remove_staged(path));
+        Ok(())
+    }
+
     /// Writes the record, flushes everything to disk, and renames the staged tree into the store. An artefact of that
     /// name that is there already stays, unless it is broken.
-    pub(crate) fn publish(&self, staging: &Staging, record: Record) -> Result<Arc<Record>, PrepareError> {
+    pub(crate) fn publish(&self, staging: &Staging, mut record: Record) -> Result<Arc<Record>, PrepareError> {
         let key = record.pin.artefact.clone();
         if let Some(there) = self.find(&key) {
             return Ok(there);
         }
         let made = staging.path().join("artefact");
+        record.manifest = integrity::record(&made).doing("reading the installed tree")?;
         let write = || {
             let path = made.join(RECORD);
             fs::write(&path, serde_json::to_vec_pretty(&record)?)?;
@@ -353,6 +416,34 @@ mod tests {
         assert_eq!(again.find(&kept.pin.artefact), Some(kept.clone()));
         assert_eq!(again.find_request("r"), Some(kept));
         assert!(!crashed.path().exists());
+    }
+
+    #[test]
+    fn a_changed_artefact_is_set_aside_and_not_found_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let keys: Vec<String> = (0..6).map(|n| published(&store, &format!("r{n}"))).collect();
+        for key in &keys {
+            assert!(store.check(key).is_ok());
+            fs::write(store.tree(key).join("added"), "").unwrap();
+            assert_eq!(store.check(key).unwrap_err().code(), ErrorCode::Tampered);
+            assert!(store.find(key).is_none());
+            assert!(dir.path().join("tampered").join(key).join("tree/added").exists());
+        }
+        assert_eq!(fs::read_dir(dir.path().join("tampered")).unwrap().count(), MAX_ASIDE);
+        let again = published(&store, "r0");
+        assert_eq!(again, keys[0]);
+        assert!(store.check(&again).is_ok() && store.find(&again).is_some());
+    }
+
+    #[test]
+    fn a_change_is_found_after_a_restart_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = published(&Arc::new(Store::open(dir.path()).unwrap()), "r");
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.check(&key).is_ok());
+        fs::write(store.tree(&key).join("added"), "").unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap().check(&key).unwrap_err().code(), ErrorCode::Tampered);
     }
 
     fn published(store: &Arc<Store>, request: &str) -> String {

@@ -3,11 +3,14 @@
 //! Not here: where trees come from (`unpack`, the package managers) and where they are kept (`store`).
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use wire::ErrorCode;
 
 use super::error::{Doing, PrepareError};
@@ -65,10 +68,29 @@ fn within(size: Size, limits: Limits) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Checks every entry, takes all write permission away, and answers the size.
+/// Reads a file that a stranger's step may have put there: a file and nothing else, and no link.
+pub(crate) fn read_plain(path: &Path, most: u64) -> io::Result<String> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = fs::File::options().read(true).custom_flags(flags).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() > most {
+        return Err(io::Error::other("it is no file, or too large"));
+    }
+    let mut text = String::new();
+    file.take(most).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Checks every entry, takes all write permission away, lets everybody read, and answers the size.
 ///
-/// Links may lead out of `root` only to `interpreters`: a Python environment links to the machine's Python.
-pub(crate) fn seal(root: &Path, limits: Limits, interpreters: &[PathBuf]) -> Result<Size, PrepareError> {
+/// Links may lead out of `root` only to `interpreters`: a Python environment links to the machine's Python. `uids`: those
+/// that the install ran as, where the runner is root, whose everything becomes.
+pub(crate) fn seal(
+    root: &Path,
+    limits: Limits,
+    interpreters: &[PathBuf],
+    uids: &[u32],
+) -> Result<Size, PrepareError> {
     let real_root = root.canonicalize().doing("reading the installed tree")?;
     let mut size = Size::default();
     let mut seen = HashSet::new();
@@ -79,9 +101,21 @@ pub(crate) fn seal(root: &Path, limits: Limits, interpreters: &[PathBuf]) -> Res
         } else if meta.is_file() && (meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino()))) {
             size.bytes += meta.len();
         }
-        within(size, limits)
+        within(size, limits)?;
+        own(path, meta, uids)
     })?;
+    let meta = real_root.symlink_metadata().doing("reading the installed tree")?;
+    own(&real_root, &meta, uids)?;
     Ok(size)
+}
+
+fn own(path: &Path, meta: &Metadata, uids: &[u32]) -> Result<(), PrepareError> {
+    match meta.uid() {
+        _ if uids.is_empty() => Ok(()),
+        0 => Ok(()),
+        uid if uids.contains(&uid) => lchown(path, Some(0), Some(0)).doing("sealing the installed tree"),
+        _ => Err(unsafe_tree(path, "belongs to somebody else")),
+    }
 }
 
 type Visit<'a> = dyn FnMut(&Path, &Metadata) -> Result<(), PrepareError> + 'a;
@@ -103,7 +137,8 @@ fn seal_dir(dir: &Path, depth: usize, visit: &mut Visit<'_>) -> Result<(), Prepa
             if meta.mode() & 0o6000 != 0 {
                 return Err(unsafe_tree(&path, "is setuid or setgid"));
             }
-            chmod(&path, meta.mode() & 0o555 | 0o444)?;
+            // By itself a step's umask would keep the service out.
+            chmod(&path, if meta.mode() & 0o111 == 0 { 0o444 } else { 0o555 })?;
         }
     }
     chmod(dir, 0o555)
@@ -114,32 +149,40 @@ fn chmod(path: &Path, mode: u32) -> Result<(), PrepareError> {
 }
 
 fn check_link(root: &Path, link: &Path, interpreters: &[PathBuf]) -> Result<(), PrepareError> {
-    let text = fs::read_link(link).doing("reading the installed tree")?;
-    // A dangling link is judged by its text: what it names must not appear later outside.
-    let target =
-        link.canonicalize().or_else(|_| resolve_dangling(root, link, &text).ok_or(io::ErrorKind::NotFound));
-    let allowed = |target: &Path| interpreters.iter().any(|dir| target.starts_with(dir));
-    match target {
-        Ok(target) if target.starts_with(root) && !text.is_absolute() => Ok(()),
-        Ok(target) if allowed(&target) => Ok(()),
-        _ => Err(unsafe_tree(link, "is a link that leads out of the source")),
+    let is_interpreter = |target: PathBuf| interpreters.iter().any(|known| target.starts_with(known));
+    if leads_inside(root, link) || link.canonicalize().is_ok_and(is_interpreter) {
+        return Ok(());
     }
+    Err(unsafe_tree(link, "is a link that leads out of the source"))
 }
 
-fn resolve_dangling(root: &Path, link: &Path, text: &Path) -> Option<PathBuf> {
-    let mut at = link.parent()?.to_owned();
-    for part in text.components() {
-        match part {
-            std::path::Component::ParentDir => {
+/// Whether a path below `root` stays there at every step, through all links and also where it names nothing yet: what it
+/// names must not appear later outside.
+pub(crate) fn leads_inside(root: &Path, path: &Path) -> bool {
+    const MAX_LINKS: usize = 40;
+    let Ok(relative) = path.strip_prefix(root) else { return false };
+    let parts = |path: &Path| {
+        path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<OsString>>()
+    };
+    let (mut left, mut at, mut links) = (parts(relative), root.to_owned(), 0);
+    while let Some(part) = left.pop() {
+        match Path::new(&part).components().next() {
+            Some(Component::ParentDir) if at == root => return false,
+            Some(Component::ParentDir) => drop(at.pop()),
+            Some(Component::Normal(name)) => {
+                at.push(name);
+                let Ok(text) = at.read_link() else { continue };
+                links += 1;
+                if text.is_absolute() || links > MAX_LINKS {
+                    return false;
+                }
                 at.pop();
+                left.extend(parts(&text));
             }
-            std::path::Component::Normal(name) => at.push(name),
-            std::path::Component::CurDir => {}
-            _ => return None,
+            _ => {}
         }
-        at.starts_with(root).then_some(())?;
     }
-    Some(at)
+    true
 }
 
 fn unsafe_tree(path: &Path, what: &str) -> PrepareError {
@@ -201,7 +244,7 @@ mod tests {
     fn a_sealed_tree_has_no_write_permission_and_can_be_removed() {
         let (_dir, root) = tree();
         symlink("b/file", root.join("a/link")).unwrap();
-        let size = seal(&root, ROOMY, &[]).unwrap();
+        let size = seal(&root, ROOMY, &[], &[]).unwrap();
         assert_eq!(size, Size { bytes: 4, files: 4 });
         assert_eq!(root.join("a").metadata().unwrap().mode() & 0o222, 0);
         assert_eq!(root.join("a/b/file").metadata().unwrap().mode() & 0o222, 0);
@@ -214,29 +257,80 @@ mod tests {
         for target in ["/etc/passwd", "../../etc/passwd", "/nowhere/at/all", "../nowhere"] {
             let (_dir, root) = tree();
             symlink(target, root.join("link")).unwrap();
-            assert_eq!(seal(&root, ROOMY, &[]).unwrap_err().code(), ErrorCode::ArchiveRejected, "{target}");
+            assert_eq!(
+                seal(&root, ROOMY, &[], &[]).unwrap_err().code(),
+                ErrorCode::ArchiveRejected,
+                "{target}"
+            );
         }
         let (_dir, root) = tree();
         symlink("/bin/sh", root.join("python")).unwrap();
         let interpreter = Path::new("/bin/sh").canonicalize().unwrap();
-        assert!(seal(&root, ROOMY, &[interpreter]).is_ok());
+        assert!(seal(&root, ROOMY, &[interpreter], &[]).is_ok());
+    }
+
+    #[test]
+    fn links_that_leave_only_through_others_are_refused_even_where_they_name_nothing() {
+        let (_dir, root) = tree();
+        symlink("../..", root.join("a/b/up")).unwrap();
+        symlink("a/b/up/../../nowhere", root.join("out")).unwrap();
+        assert!(leads_inside(&root, &root.join("a/b/up")));
+        assert!(!leads_inside(&root, &root.join("out")));
+        symlink("loop", root.join("loop")).unwrap();
+        assert!(!leads_inside(&root, &root.join("loop")));
+        assert_eq!(seal(&root, ROOMY, &[], &[]).unwrap_err().code(), ErrorCode::ArchiveRejected);
+    }
+
+    #[test]
+    fn a_sealed_tree_can_be_read_and_executed_by_everybody_and_belongs_to_the_runner() {
+        let (_dir, root) = tree();
+        fs::set_permissions(root.join("a"), Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(root.join("a/b/file"), Permissions::from_mode(0o700)).unwrap();
+        let is_root = nix::unistd::geteuid().is_root();
+        if is_root {
+            super::super::ground::give(&root, 20_001).unwrap();
+            assert!(seal(&root, ROOMY, &[], &[20_002]).is_err(), "somebody else's");
+        }
+        let uids: &[u32] = if is_root { &[20_001] } else { &[] };
+        seal(&root, ROOMY, &[], uids).unwrap();
+        for path in [root.clone(), root.join("a"), root.join("a/b/file")] {
+            let meta = path.metadata().unwrap();
+            assert_eq!(
+                (meta.mode() & 0o777, meta.uid()),
+                (0o555, nix::unistd::geteuid().as_raw()),
+                "{path:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_or_a_pipe_is_not_read() {
+        let (dir, root) = tree();
+        symlink("/etc/passwd", root.join("link")).unwrap();
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for name in ["link", "pipe", "a", "none"] {
+            assert!(read_plain(&root.join(name), 1 << 20).is_err(), "{name}");
+        }
+        assert_eq!(read_plain(&root.join("a/b/file"), 100).unwrap(), "text");
+        assert!(read_plain(&root.join("a/b/file"), 3).is_err(), "too large");
+        drop(dir);
     }
 
     #[test]
     fn setuid_files_and_pipes_are_refused() {
         let (_dir, root) = tree();
         fs::set_permissions(root.join("a/b/file"), Permissions::from_mode(0o4755)).unwrap();
-        assert!(seal(&root, ROOMY, &[]).is_err());
+        assert!(seal(&root, ROOMY, &[], &[]).is_err());
         let (_dir, root) = tree();
         nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(seal(&root, ROOMY, &[]).is_err());
+        assert!(seal(&root, ROOMY, &[], &[]).is_err());
     }
 
     #[test]
     fn a_tree_over_the_limit_is_too_big() {
         let (_dir, root) = tree();
         for limits in [Limits { bytes: 3, files: 100 }, Limits { bytes: 100, files: 2 }] {
-            assert_eq!(seal(&root, limits, &[]).unwrap_err().code(), ErrorCode::TooBig);
+            assert_eq!(seal(&root, limits, &[], &[]).unwrap_err().code(), ErrorCode::TooBig);
         }
     }
 }

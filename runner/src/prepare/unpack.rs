@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use wire::ErrorCode;
 
 use super::error::{Doing, PrepareError};
-use super::tree::Limits;
+use super::tree::{Limits, leads_inside};
 
 const MAX_PATH_BYTES: usize = 1_000;
 const MAX_DEPTH: usize = 64;
@@ -135,8 +135,7 @@ impl Unpack {
             symlink(target, full).doing("unpacking")?;
         }
         for (path, _) in &self.links {
-            let real = self.root.join(path).canonicalize();
-            if real.is_ok_and(|real| !real.starts_with(&self.root)) {
+            if !leads_inside(&self.root, &self.root.join(path)) {
                 return Err(rejected(format!("`{}` is a link that leads out of it", path.display())));
             }
         }
@@ -245,6 +244,16 @@ mod tests {
         unpack.file("deep/x/y/f", false, &mut &b"x"[..]).unwrap();
         unpack.link("deep/x/y/up", "../../..").unwrap();
         unpack.link("out", "deep/x/y/up/..").unwrap();
+        assert_eq!(unpack.finish().unwrap_err().code(), ErrorCode::ArchiveRejected);
+    }
+
+    #[test]
+    fn a_dangling_link_that_leaves_through_another_is_refused() {
+        // Whoever wrote to it later would make the file outside.
+        let (_dir, mut unpack) = unpack();
+        unpack.file("deep/x/y/f", false, &mut &b"x"[..]).unwrap();
+        unpack.link("deep/x/y/up", "../../..").unwrap();
+        unpack.link("package-lock.json", "deep/x/y/up/../../../evil").unwrap();
         assert_eq!(unpack.finish().unwrap_err().code(), ErrorCode::ArchiveRejected);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
-use wire::report::{GenerationReport, Lists, Phase, Reason};
+use wire::report::{GenerationReport, Lists, Phase, Reason, Usage};
 use wire::runner::Apply;
 
 use super::door::Door;
@@ -27,7 +27,7 @@ pub struct Holding {
     pub cancel: CancellationToken,
     pub lists: Option<Arc<Lists>>,
     pub ready_since_ms: Option<i64>,
-    pub memory_bytes: Option<u64>,
+    pub usage: Option<Usage>,
     pub is_pinged: bool,
     /// Another generation took its place before it was ready.
     pub is_superseded: bool,
@@ -45,7 +45,7 @@ impl Holding {
             cancel: CancellationToken::new(),
             lists: None,
             ready_since_ms: None,
-            memory_bytes: None,
+            usage: None,
             is_pinged: false,
             is_superseded: false,
         }
@@ -62,7 +62,7 @@ impl Holding {
             State::Idle | State::Halting { then: Then::Idle } => Phase::Idle,
             State::Backoff { .. } | State::Halting { then: Then::Crashed { .. } } => Phase::Backoff,
             State::CrashLoop { .. } => Phase::CrashLoop,
-            State::Halting { then: Then::Stopped } => Phase::Stopping,
+            State::Halting { then: Then::Stopped | Then::Failed } => Phase::Stopping,
             State::Stopped => Phase::Stopped,
             State::Failed => Phase::Failed,
         }
@@ -85,7 +85,8 @@ impl Holding {
             restarts: self.machine.restarts,
             ready_since_ms: self.ready_since_ms.filter(|_| phase == Phase::Ready),
             pid: instance.map(|instance| instance.pid),
-            memory_bytes: self.memory_bytes.filter(|_| instance.is_some()),
+            usage: self.usage.filter(|_| instance.is_some()),
+            tier: instance.map(|instance| instance.tier()),
         }
     }
 
@@ -94,10 +95,12 @@ impl Holding {
         match (self.machine.state, &self.instance) {
             (State::Ready { .. }, Some(instance)) => Door::Open(instance.client.clone()),
             (State::Idle | State::Halting { then: Then::Idle }, _) => Door::Asleep,
-            (State::Failed | State::CrashLoop { .. }, _) => match &self.reason {
-                Some(reason) => Door::Shut(reason.clone()),
-                None => Door::Soon(None),
-            },
+            (State::Failed | State::CrashLoop { .. } | State::Halting { then: Then::Failed }, _) => {
+                match &self.reason {
+                    Some(reason) => Door::Shut(reason.clone()),
+                    None => Door::Soon(None),
+                }
+            }
             (State::Stopped | State::Halting { then: Then::Stopped }, _) => Door::Removed,
             _ => Door::Soon(self.reason.clone()),
         }

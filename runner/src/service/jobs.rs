@@ -4,19 +4,20 @@
 //! Invariant: a job that is cancelled has cleaned up before it returns.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use jail::{Isolation, JailSpec, Limits};
+use egress::{Ledger, Rules};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wire::report::{Lists, Reason};
+use wire::report::{Lists, Reason, Usage};
 use wire::runner::Apply;
-use wire::{ErrorCode, ServiceKey};
+use wire::spec::ServiceSpec;
+use wire::{ErrorCode, ServiceKey, Tier};
 
-use crate::instance::{self, Ended, Instance, Launch, Manner, StartError, superseded};
+use crate::cell::{CellOrder, Ended};
+use crate::instance::{self, Instance, Launch, Manner, Pipes, StartError, superseded};
 use crate::logs::LogRing;
 use crate::mcp::{CallError, handshake, lists};
 use crate::prepare::{Prepared, ProgressSink};
@@ -28,8 +29,6 @@ const CHANGES_SETTLE: Duration = Duration::from_millis(200);
 const CHANGES_SETTLE_MOST: Duration = Duration::from_secs(60);
 /// How long running calls may go on after their instance was replaced.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Processes and threads a server may add; counted by uid, so generous.
-const MAX_PROCESSES: u64 = 4096;
 
 pub enum Outcome {
     Prepared(Result<Prepared, Reason>),
@@ -37,7 +36,7 @@ pub enum Outcome {
     Lost(Arc<Instance>, Reason),
     Pinged(Arc<Instance>, Pong),
     Relisted(Arc<Instance>, Changes, Option<Lists>),
-    Sampled(Arc<Instance>, Option<u64>),
+    Sampled(Arc<Instance>, Option<Usage>),
     Drained,
     Gone(Ended),
     /// Nothing follows from it.
@@ -58,9 +57,13 @@ pub async fn prepare(
     progress: ProgressSink,
     cancel: CancellationToken,
 ) -> Outcome {
+    // Before anything is fetched: nothing that could not run here is worth it.
+    if let Err(reason) = shop.cells.tier(least(&apply)) {
+        return Outcome::Prepared(Err(reason));
+    }
     let token = apply.secrets.git_token.as_ref();
     tokio::select! {
-        prepared = shop.workshop.prepare(&apply.spec, token, apply.pin.as_ref(), &progress) => {
+        prepared = shop.workshop.prepare(&apply.spec, token, apply.pin.as_ref(), &apply.policy, &progress) => {
             if let Ok(prepared) = &prepared {
                 shop.note_prepared(&prepared.pin.artefact);
             }
@@ -75,6 +78,11 @@ pub async fn prepare(
     }
 }
 
+/// The weakest jail that both the mesh and the deployer accept.
+pub fn least(apply: &Apply) -> Tier {
+    apply.spec.isolation.map_or(apply.policy.min_isolation, |least| least.max(apply.policy.min_isolation))
+}
+
 /// What a start needs besides its generation.
 pub struct Start {
     pub shop: Arc<Shop>,
@@ -82,68 +90,75 @@ pub struct Start {
     pub apply: Arc<Apply>,
     pub prepared: Arc<Prepared>,
     pub log: Arc<LogRing>,
+    pub ledger: Arc<Ledger>,
     pub cancel: CancellationToken,
 }
 
 pub async fn start(start: Start) -> Outcome {
-    let Start { shop, key, apply, prepared, log, cancel } = start;
-    let places = match places(&shop, &key).await {
-        Ok(places) => places,
-        Err(e) => {
-            let code = match e.kind() {
-                std::io::ErrorKind::StorageFull => ErrorCode::DiskFull,
-                _ => ErrorCode::JailFailed,
-            };
-            let message = format!("the service's directories could not be made: {e}");
-            return Outcome::Started(Box::new(Err(Reason { code, message, stderr: vec![] }.into())));
-        }
-    };
-    let launch = Launch {
-        exe: shop.config.jail_exe.clone(),
-        spec: jail_spec(&apply, &prepared, places),
+    Outcome::Started(Box::new(match launch(&start).await {
+        Ok(launch) => instance::start(launch, &start.cancel).await,
+        Err(failure) => Err(failure),
+    }))
+}
+
+async fn launch(start: &Start) -> Result<Launch, StartError> {
+    let Start { shop, key, apply, prepared, log, ledger, cancel: _ } = start;
+    let tier = shop.cells.tier(least(apply))?;
+    shop.workshop.check(&prepared.pin.artefact).await.map_err(|e| {
+        let reason = Reason { code: e.code(), message: e.to_string(), stderr: e.stderr().to_vec() };
+        // It was set aside: preparing again makes it anew.
+        StartError { reason, is_gone: true }
+    })?;
+    let (cells, home) = (shop.cells.clone(), shop.home_of(key));
+    let settled = tokio::task::spawn_blocking(move || cells.settle_home(&home)).await;
+    let (home, uid) = settled.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| {
+        let is_full = matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let code = if is_full { ErrorCode::DiskFull } else { ErrorCode::JailFailed };
+        let message = format!("the service's directories could not be made: {e}");
+        Reason { code, message, stderr: vec![] }
+    })?;
+    let (stdio, pipes) = Pipes::new().map_err(|e| {
+        let message = format!("no pipes: {e}");
+        Reason { code: ErrorCode::JailFailed, message, stderr: vec![] }
+    })?;
+    Ok(Launch {
+        cells: shop.cells.clone(),
+        order: CellOrder {
+            name: key.name.as_str().to_owned(),
+            argv: prepared.argv.clone(),
+            env: environment(apply, prepared),
+            cwd: prepared.cwd.clone(),
+            home,
+            tmp: None,
+            read_only: prepared.read_only.clone(),
+            writable: vec![],
+            uid,
+            limits: apply.spec.limits,
+            rules: rules(&apply.spec),
+            ledger: ledger.clone(),
+            tier,
+            stdio,
+        },
+        pipes,
         generation: apply.generation,
-        log,
+        log: log.clone(),
         limits: shop.config.mcp,
         start_timeout: shop.config.start_timeout,
-    };
-    Outcome::Started(Box::new(instance::start(launch, &cancel).await))
+    })
 }
 
-/// Home and tmp.
-async fn places(shop: &Shop, key: &ServiceKey) -> std::io::Result<(PathBuf, PathBuf)> {
-    let (home, tmp) = (shop.home_of(key), shop.new_tmp());
-    for place in [&home, &tmp] {
-        // The last component is left to the jail, which makes it with mode 0700.
-        if let Some(parent) = place.parent() {
-            tokio::fs::create_dir_all(parent).await?;
-        }
-    }
-    Ok((home, tmp))
-}
-
-fn jail_spec(apply: &Apply, prepared: &Prepared, (home, tmp): (PathBuf, PathBuf)) -> JailSpec {
+fn environment(apply: &Apply, prepared: &Prepared) -> Vec<(String, String)> {
     // The deployer's values win over the workshop's defaults (`NODE_ENV`, say); a name can not occur twice.
     let mut env: BTreeMap<String, String> = prepared.env.iter().cloned().collect();
     env.extend(apply.secrets.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     // The jail sets these itself.
     env.retain(|name, _| name != "HOME" && name != "TMPDIR");
-    let limits = apply.spec.limits;
-    JailSpec {
-        argv: prepared.argv.clone(),
-        env: env.into_iter().collect(),
-        cwd: prepared.cwd.clone(),
-        home,
-        tmp,
-        limits: Limits {
-            memory_bytes: Some(u64::from(limits.memory_mb) << 20),
-            max_processes: Some(MAX_PROCESSES),
-            open_files: u64::from(limits.open_files),
-            file_size_bytes: Some(u64::from(limits.file_size_mb) << 20),
-        },
-        // The strict construction is there and tested; it waits for egress by name, without which a server in it
-        // would have either no network or the host's.
-        isolation: Isolation::Light,
-    }
+    env.into_iter().collect()
+}
+
+fn rules(spec: &ServiceSpec) -> Rules {
+    let after = |ms: i64| SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    Rules { allow: spec.network.clone(), learn_until: spec.learn_until_ms.map(after) }
 }
 
 pub async fn watch(instance: Arc<Instance>) -> Outcome {
@@ -164,7 +179,10 @@ pub async fn drain(instance: Arc<Instance>) -> Outcome {
 pub async fn ping(instance: Arc<Instance>, limit: Duration) -> Outcome {
     let method = if instance.client.is_modern() { "server/discover" } else { "ping" };
     let pong = match instance.client.ask(method, None, limit).await {
-        Ok(_) | Err(CallError::TooLarge(_) | CallError::Busy | CallError::BadParams(_)) => Pong::Answered,
+        Ok(_)
+        | Err(CallError::TooLarge(_) | CallError::TooDeep(_) | CallError::Busy | CallError::BadParams(_)) => {
+            Pong::Answered
+        }
         Err(CallError::Silent(_)) => Pong::Missed,
         Err(CallError::NotSent | CallError::Lost) => Pong::Void,
     };
@@ -219,10 +237,8 @@ pub async fn listen(instance: Arc<Instance>) -> Outcome {
 }
 
 pub async fn sample(instance: Arc<Instance>) -> Outcome {
-    let helper = instance.helper_pid();
-    // Reads /proc, which blocks.
-    let usage = tokio::task::spawn_blocking(move || jail::usage(helper)).await;
-    Outcome::Sampled(instance, usage.ok().and_then(Result::ok).map(|usage| usage.rss_bytes))
+    let usage = instance.usage().await;
+    Outcome::Sampled(instance, usage)
 }
 
 #[cfg(test)]

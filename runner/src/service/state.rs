@@ -13,12 +13,13 @@
 //!  PreparedGone is StartFailed that leads back to Preparing: what was prepared is gone, so the pause is followed
 //!  by making it again.
 //!
+//!  Refused, from anywhere: it may not run here, so it is Failed, after Halting where it has a process.
 //!  Stop, from anywhere: what has a process or a job is Halting until Gone, then Stopped; the rest is Stopped at once.
 //! ```
 //!
 //! Here: what follows from what. Not here: doing it (see [`super::task`]), which generation serves.
 //! Invariants: no start while a process may live; after `Stop` nothing starts; a generation that was never ready and
-//! is not proven fails once and stays failed.
+//! is not proven fails once and stays failed, and so does one that may not run here.
 
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,8 @@ pub enum Then {
     Crashed {
         crashes: u32,
     },
+    /// It may not run here.
+    Failed,
     Stopped,
 }
 
@@ -95,6 +98,8 @@ pub enum Event {
     PreparedGone,
     /// The process ended or its connection is unusable.
     Lost,
+    /// It may not run here (any more): no try could end otherwise. While a job runs, only said by that job's end.
+    Refused,
     PingAnswered,
     PingMissed {
         busy: bool,
@@ -153,6 +158,7 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Instant) -> Option<Effect> {
         let (state, effect) = match event {
             Event::Stop => self.stop(),
+            Event::Refused => self.refused(),
             Event::Called => self.called(),
             Event::Deadline => self.due(now),
             Event::Prepared
@@ -181,6 +187,15 @@ impl Machine {
             | State::CrashLoop { .. }
             | State::Failed
             | State::Stopped => (State::Stopped, None),
+        }
+    }
+
+    fn refused(&self) -> (State, Option<Effect>) {
+        match self.state {
+            State::Ready { .. } => (State::Halting { then: Then::Failed }, Some(Effect::Halt)),
+            State::Halting { then: Then::Stopped } | State::Stopped => (self.state, None),
+            State::Halting { .. } => (State::Halting { then: Then::Failed }, None),
+            _ => (State::Failed, None),
         }
     }
 
@@ -248,6 +263,7 @@ impl Machine {
             State::Halting { then: Then::Crashed { crashes } } => {
                 (self.fallen(crashes, Again::Start { crashes }, now), None)
             }
+            State::Halting { then: Then::Failed } => (State::Failed, None),
             State::Halting { then: Then::Stopped } => (State::Stopped, None),
             state => (state, None),
         }
@@ -304,7 +320,7 @@ mod tests {
         let pings = [PingAnswered, PingMissed { busy: false }, PingMissed { busy: true }];
         let mut all = vec![Prepared, PrepareFailed, Started, StartFailed, PreparedGone, Lost, Unused, Called];
         all.extend(pings);
-        all.extend([Deadline, Gone, Stop]);
+        all.extend([Deadline, Gone, Refused, Stop]);
         all
     }
 
@@ -317,6 +333,7 @@ mod tests {
             State::Halting { then: Then::Idle },
             State::Halting { then: Then::Wake },
             State::Halting { then: Then::Crashed { crashes: 1 } },
+            State::Halting { then: Then::Failed },
             State::Halting { then: Then::Stopped },
             State::Idle,
             State::Backoff { until, again: Again::Start { crashes: 1 } },
@@ -360,12 +377,13 @@ mod tests {
             format!("Halting {{ then: Idle }}: Lost Unused {pings} Deadline"),
             format!("Halting {{ then: Wake }}: {watching}"),
             format!("Halting {{ then: Crashed {{ crashes: 1 }} }}: {watching}"),
-            format!("Halting {{ then: Stopped }}: {watching} Stop"),
+            format!("Halting {{ then: Failed }}: {watching} Refused"),
+            format!("Halting {{ then: Stopped }}: {watching} Refused Stop"),
             format!("Idle: {jobs} Lost Unused {pings} Deadline Gone"),
             format!("Backoff: {jobs} Lost Unused Called {pings} Gone"),
             format!("CrashLoop: {jobs} Lost Unused Called {pings} Gone"),
-            format!("Stopped: {jobs} {watching} Gone Stop"),
-            format!("Failed: {jobs} {watching} Gone"),
+            format!("Stopped: {jobs} {watching} Gone Refused Stop"),
+            format!("Failed: {jobs} {watching} Gone Refused"),
         ];
         assert_eq!(ignored.trim_end(), expected.join("\n"));
     }
@@ -383,6 +401,23 @@ mod tests {
             let mut machine = at(state, true);
             machine.step(event, now);
             assert!(machine.deadline().is_some_and(|until| until > now));
+        }
+    }
+
+    #[test]
+    fn what_may_not_run_here_fails_at_once_and_for_good_also_when_it_is_proven() {
+        let now = Instant::now();
+        for state in states(now) {
+            let mut machine = at(state, true);
+            let effect = machine.step(Event::Refused, now);
+            if matches!(state, State::Ready { .. }) {
+                assert_eq!(effect, Some(Effect::Halt));
+            }
+            if matches!(machine.state, State::Halting { then: Then::Failed }) {
+                machine.step(Event::Gone, now);
+            }
+            let is_over = matches!(state, State::Stopped | State::Halting { then: Then::Stopped });
+            assert!(is_over || machine.state == State::Failed, "{state:?} became {:?}", machine.state);
         }
     }
 
@@ -464,13 +499,13 @@ mod tests {
         fn no_order_of_events_breaks_the_invariants(
             proven: bool,
             seed: u64,
-            script in proptest::collection::vec((0..14usize, 0..400u64), 1..200),
+            script in proptest::collection::vec((0..15usize, 0..400u64), 1..200),
         ) {
             let mut now = Instant::now();
             let (mut machine, first) = Machine::new(proven, seed);
             prop_assert_eq!(first, Effect::Prepare);
             let (mut job, mut process) = (true, false);
-            let (mut stopped, mut was_ready) = (false, proven);
+            let (mut stopped, mut was_ready, mut refused) = (false, proven, false);
             for (choice, seconds) in script {
                 now += Duration::from_secs(seconds);
                 let event = events()[choice];
@@ -483,6 +518,7 @@ mod tests {
                         job && matches!(machine.state, State::Starting { .. } | State::Halting { .. }) && !process
                     }
                     Event::Gone => process && matches!(machine.state, State::Halting { .. }),
+                    Event::Refused => !job || !matches!(machine.state, State::Halting { .. }),
                     _ => true,
                 };
                 if !possible { continue }
@@ -493,6 +529,7 @@ mod tests {
                     Event::Started => { job = false; process = true; was_ready = true; }
                     Event::Gone => process = false,
                     Event::Stop => stopped = true,
+                    Event::Refused => { job = false; refused = true; }
                     _ => {}
                 }
                 match machine.step(event, now) {
@@ -505,7 +542,7 @@ mod tests {
                     Some(Effect::Halt | Effect::Kill) => prop_assert!(process),
                     None => {}
                 }
-                if machine.state == State::Failed { prop_assert!(!was_ready) }
+                if machine.state == State::Failed { prop_assert!(!was_ready || refused) }
                 if matches!(machine.state, State::Idle | State::Failed | State::Stopped) {
                     prop_assert!(!process && !job, "at rest, nothing is left");
                 }

@@ -24,6 +24,8 @@ pub enum BadWish {
     ArgNul,
     #[error("`limits.{0}` must be between {1} and {2}")]
     Limit(&'static str, u32, u32),
+    #[error("`network` holds more than {0} rules")]
+    Rules(usize),
     #[error("`idle_stop_s` must be at least 1")]
     Idle,
 }
@@ -36,7 +38,7 @@ impl BadWish {
 
 /// Checks everything that needs no I/O.
 pub fn check(apply: &Apply) -> Result<(), BadWish> {
-    let Apply { generation: _, spec, secrets, pin: _, proven: _ } = apply;
+    let Apply { generation: _, spec, secrets, pin: _, proven: _, policy: _ } = apply;
     for name in &spec.env_names {
         check_name(name)?;
         let value = secrets.env.get(name).ok_or_else(|| BadWish::EnvMissing(name.clone()))?;
@@ -53,11 +55,16 @@ pub fn check(apply: &Apply) -> Result<(), BadWish> {
     if spec.idle_stop_s == Some(0) {
         return Err(BadWish::Idle);
     }
+    if spec.network.len() > wire::egress::MAX_RULES {
+        return Err(BadWish::Rules(wire::egress::MAX_RULES));
+    }
     let limits = spec.limits;
     for (name, value, least, most) in [
         ("memory_mb", limits.memory_mb, 64, 65_536),
+        ("milli_cpus", limits.milli_cpus, 10, 256_000),
+        ("pids", limits.pids, 8, 65_536),
         ("open_files", limits.open_files, 64, 65_536),
-        ("file_size_mb", limits.file_size_mb, 1, 1_048_576),
+        ("disk_mb", limits.disk_mb, 1, 1_048_576),
     ] {
         if !(least..=most).contains(&value) {
             return Err(BadWish::Limit(name, least, most));
@@ -125,7 +132,9 @@ mod tests {
 
     #[test]
     fn limits_outside_their_range_are_refused() {
-        for (name, value) in [("memory_mb", 1), ("open_files", 70_000), ("file_size_mb", 0)] {
+        for (name, value) in
+            [("memory_mb", 1), ("open_files", 70_000), ("disk_mb", 0), ("milli_cpus", 9), ("pids", 7)]
+        {
             assert!(wish(|apply| apply["spec"]["limits"] = json!({ name: value })).is_err(), "{name}");
         }
         assert_eq!(wish(|apply| apply["spec"]["idle_stop_s"] = json!(0)), Err(BadWish::Idle));

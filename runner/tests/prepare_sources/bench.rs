@@ -8,14 +8,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use runner::cell::Cells;
 use runner::prepare::{PrepareError, Prepared, ProgressSink, Workshop, WorkshopConfig};
+use runner::{Listen, RunnerConfig};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use wire::Secret;
+use wire::isolation::Policy;
 use wire::spec::{ArchiveFormat, Pin, ServiceSpec, Source};
+use wire::{Secret, Tier};
 
 pub struct Bench {
     pub workshop: Workshop,
+    pub cells: Arc<Cells>,
+    pub policy: Policy,
     pub lines: Arc<Mutex<Vec<String>>>,
     pub dir: tempfile::TempDir,
 }
@@ -30,7 +35,16 @@ pub fn spec(source: Source) -> ServiceSpec {
         limits: Default::default(),
         idle_stop_s: None,
         allow_scripts: false,
+        network: Vec::new(),
+        learn_until_ms: None,
+        isolation: None,
     }
+}
+
+/// As a runner makes them whose data is in `dir`.
+pub fn cells(dir: &Path) -> Arc<Cells> {
+    let exe = Path::new(env!("CARGO_BIN_EXE_runner-dev")).to_owned();
+    Arc::new(Cells::new(&RunnerConfig::new(dir.join("store"), Listen::Unix(dir.join("socket")), exe)))
 }
 
 pub fn npx(package: &str, bin: Option<&str>) -> ServiceSpec {
@@ -51,9 +65,12 @@ impl Bench {
         let mut config = WorkshopConfig::new(dir.path().join("store"));
         config.git_schemes = vec!["https".into(), "http".into()];
         change(&mut config);
-        let workshop = Workshop::open(config).await.unwrap();
+        let cells = cells(dir.path());
+        let workshop = Workshop::open(config, cells.clone()).await.unwrap();
         workshop.find_tools().await;
-        Self { workshop, lines: Arc::default(), dir }
+        // Whatever this machine can build: which tier that is, the suites of the jail judge.
+        let policy = Policy { min_isolation: Tier::Light, min_release_age_s: 0 };
+        Self { workshop, cells, policy, lines: Arc::default(), dir }
     }
 
     /// Whether the tools are there. Missing ones are an error where everything must be tested.
@@ -88,7 +105,7 @@ impl Bench {
         token: Option<&Secret>,
         pin: Option<&Pin>,
     ) -> Result<Prepared, PrepareError> {
-        self.workshop.prepare(spec, token, pin, &self.sink()).await
+        self.workshop.prepare(spec, token, pin, &self.policy, &self.sink()).await
     }
 
     pub async fn upload(&self, bytes: Vec<u8>, format: ArchiveFormat) -> ServiceSpec {
@@ -126,7 +143,7 @@ impl Bench {
     pub async fn reopen(&mut self) {
         let mut config = WorkshopConfig::new(self.dir.path().join("store"));
         config.git_schemes = vec!["https".into(), "http".into()];
-        self.workshop = Workshop::open(config).await.unwrap();
+        self.workshop = Workshop::open(config, self.cells.clone()).await.unwrap();
         self.workshop.find_tools().await;
     }
 }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod git;
+mod hostile;
 mod npm;
 mod projects;
 mod pypi;

@@ -64,8 +64,8 @@ async fn an_older_generation_does_not_overwrite_newer_lists(world: World) {
 }
 
 fn report(world: &World, name: &str, revision: u64) -> ServiceReport {
-    let serving =
-        json!({ "generation": 1, "phase": "ready", "restarts": 2, "memory_bytes": 5_000_000_000_u64 });
+    let serving = json!({ "generation": 1, "phase": "ready", "restarts": 2, "tier": "strict",
+            "usage": { "memory_bytes": 5_000_000_000_u64, "pids": 3, "disk_bytes": 1 } });
     let text = json!({ "service": world.key(name), "revision": revision, "serving": serving });
     serde_json::from_value(text).expect("a report")
 }

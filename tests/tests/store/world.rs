@@ -121,6 +121,7 @@ pub fn a_mesh(id: &MeshId) -> Mesh {
         owner_pubkey: pubkey(1),
         root_key: "cm9vdA".into(),
         created_at: 1_700_000_000_000,
+        policy: wire::Policy::default(),
     }
 }
 

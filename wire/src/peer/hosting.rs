@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::body;
-use crate::report::{LogLine, Reason};
-use crate::spec::{ArchiveFormat, Pin, Runtime};
-use crate::{ErrorCode, RawJson, Scope, Secret};
+use crate::report::{EgressDecision, LogLine, Reason, Usage};
+use crate::runner::Health;
+use crate::spec::{ArchiveFormat, Limits, Pin, Runtime};
+use crate::{EgressRule, ErrorCode, Policy, RawJson, Scope, Secret, Tier};
 
 /// A service as `hello_ack` and the tools of an agent see it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,10 +81,9 @@ pub struct DeployConfig {
     pub runtime: Option<Runtime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<u32>,
-    /// Answered with `not_enforced` until the jail can hold it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<f64>,
-    /// Answered with `not_enforced` (unless empty) until the jail can hold it.
+    /// `HOST`, `HOST:PORT`, `*.DOMAIN:PORT`. Absent: as the service has it already, nowhere when it is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_allow: Option<Vec<String>>,
     /// *Ours*, like everything below.
@@ -94,7 +94,11 @@ pub struct DeployConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file_size_mb: Option<u32>,
+    pub pids: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mb: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Tier>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_stop_s: Option<u32>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -281,7 +285,28 @@ pub struct ServiceStatus {
     pub args: Vec<String>,
     pub restarts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
+    pub usage: Option<Usage>,
+    #[serde(default)]
+    pub limits: Limits,
+    /// The jail in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// Where it may connect to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<EgressRule>,
+    /// ISO 8601, UTC; in the future while it is being learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_until: Option<String>,
+    /// What became of its connections, newest last. Only for those who may manage it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressDecision>,
+    /// What changed since its owner approved it, and is withheld from others until they approve it. Only for those who may
+    /// manage it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
+    /// Texts in its tool definitions that look meant to deceive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspicions: Vec<Suspicion>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_since: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -289,6 +314,84 @@ pub struct ServiceStatus {
     pub updated_at: String,
     /// Whether the caller may update, stop, remove and read the logs of it.
     pub manageable: bool,
+}
+
+/// What differs between what was approved and what the server says now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// Names exactly this set of changes: [`McpApprove`] must repeat it, so that nobody approves what they did not see.
+    pub digest: String,
+    pub changes: Vec<DriftChange>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftChange {
+    /// `tool`, `prompt`, `instructions`, or `spec` for what the deployment itself is bound to.
+    pub kind: String,
+    pub name: String,
+    /// The approved definition as JSON text; absent when it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// The present one; absent when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspicion {
+    pub tool: String,
+    /// For people, e.g. `U+202E right-to-left override in the description`.
+    pub what: String,
+}
+
+/// *Ours*: changes where a service may connect to. Answered like a deploy: the changed list is a new generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpNetwork {
+    pub server_name: String,
+    /// Rules to add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// Rules to take away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+    /// Learn for so many minutes, 1 to 1440; 0 ends learning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learn_minutes: Option<u32>,
+}
+
+/// *Ours*: the owner has seen this drift and takes it. Answered by [`McpStatusResult`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpApprove {
+    pub server_name: String,
+    /// [`Drift::digest`] of what was seen.
+    pub digest: String,
+}
+
+/// *Ours*: reads the policy of the mesh, and sets what is given (admins only).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshPolicy {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_isolation: Option<Tier>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_release_age_s: Option<u64>,
+}
+
+/// *Ours*.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshPolicyResult {
+    pub policy: Policy,
+}
+
+/// *Ours*: what the runner is and can.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerStatus {}
+
+/// *Ours*.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerStatusResult {
+    /// `None`: no runner is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Health>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -387,4 +490,10 @@ body! {
     McpRequestEvent = "mcp_request_event";
     McpRequestResult = "mcp_request_result";
     McpCancel = "mcp_cancel";
+    McpNetwork = "mcp_network";
+    McpApprove = "mcp_approve";
+    MeshPolicy = "mesh_policy";
+    MeshPolicyResult = "mesh_policy_result";
+    RunnerStatus = "runner_status";
+    RunnerStatusResult = "runner_status_result";
 }

@@ -1,14 +1,23 @@
 //! Deploying, watching and describing services.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use wire::peer::hosting::{
-    McpCatalogResult, McpDeploy, McpDeployProgress, McpRollback, McpSchema, McpScope, McpScopeResult,
-    McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
+    McpApprove, McpCatalogResult, McpDeploy, McpDeployProgress, McpNetwork, McpRollback, McpSchema, McpScope,
+    McpScopeResult, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
+    RunnerStatusResult, ServiceStatus,
 };
 
 use crate::deploy::{self, Change, NewService, News};
-use crate::describe;
 use crate::error::FrameError;
+use crate::observed::Link;
 use crate::peer::dispatch::Asked;
+use crate::views::{MeshView, ServiceView};
+use crate::{approvals, audit, describe};
+
+/// A runner that hangs must not hold up the frames behind.
+const RUNNER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub async fn deploy(asked: &Asked, frame: McpDeploy) -> Result<Change, FrameError> {
     let new = NewService::try_from(frame).map_err(|e| FrameError::new(e.code(), e.to_string()))?;
@@ -70,8 +79,44 @@ pub async fn scope(asked: &Asked, frame: McpScope) -> Result<(), FrameError> {
 
 pub async fn status(asked: &Asked, frame: McpStatus) -> Result<(), FrameError> {
     let service = asked.view.visible(&asked.caller, &frame.server_name)?;
-    let service = describe::status(&asked.broker.observed, &asked.view, &asked.caller, &service);
+    answer_status(asked, &asked.view, &service).await
+}
+
+async fn answer_status(asked: &Asked, view: &MeshView, service: &ServiceView) -> Result<(), FrameError> {
+    let Asked { broker, caller, .. } = asked;
+    let service = ServiceStatus {
+        drift: approvals::drift(broker, caller, service).await?,
+        egress: audit::egress(broker, caller, service).await?,
+        ..describe::status(&broker.observed, view, caller, service)
+    };
     asked.answer(&McpStatusResult { service }).await;
+    Ok(())
+}
+
+pub async fn network(asked: &Asked, frame: McpNetwork) -> Result<Change, FrameError> {
+    Ok(deploy::change_network(&asked.broker, &asked.caller, &asked.view, &frame).await?)
+}
+
+/// Answers how the service is after it.
+pub async fn approve(asked: &Asked, frame: McpApprove) -> Result<(), FrameError> {
+    let McpApprove { server_name, digest } = frame;
+    let service = asked.view.visible(&asked.caller, &server_name)?;
+    approvals::approve(&asked.broker, &asked.caller, &service, &digest).await?;
+    let view = asked.broker.views.of(&asked.caller.mesh).await?;
+    let service = view.visible(&asked.caller, &server_name)?;
+    answer_status(asked, &view, &service).await
+}
+
+/// What the runner is: asked now, or what it said when it connected.
+pub async fn runner(asked: &Asked) -> Result<(), FrameError> {
+    let runner = match asked.broker.observed.link() {
+        Link::Away => None,
+        Link::Up(known) => match timeout(RUNNER_PATIENCE, asked.broker.runner.health()).await {
+            Ok(Ok(health)) => Some(health),
+            _ => Some((*known).clone()),
+        },
+    };
+    asked.answer(&RunnerStatusResult { runner }).await;
     Ok(())
 }
 
@@ -88,6 +133,6 @@ pub async fn catalog(asked: &Asked) -> Result<(), FrameError> {
 pub async fn schema(asked: &Asked, frame: McpSchema) -> Result<(), FrameError> {
     let McpSchema { server_name, tool_name } = frame;
     let service = asked.view.visible(&asked.caller, &server_name)?;
-    asked.answer(&describe::schema(&service, tool_name.as_deref())).await;
+    asked.answer(&describe::schema(&service, &asked.caller, tool_name.as_deref())).await;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use catalog::access::{self, Action, Decision, Role};
 use wire::ErrorCode;
+use wire::peer::hosting::{MeshPolicy, MeshPolicyResult};
 use wire::peer::mesh::{
     InviteCreate, InviteCreated, MemberEntry, MemberListResult, MemberUpdate, MemberUpdated, PeersList,
 };
@@ -11,6 +12,7 @@ use crate::error::FrameError;
 use crate::invites;
 use crate::members;
 use crate::peer::dispatch::Asked;
+use crate::policy;
 use crate::store::Member;
 
 pub async fn peers(asked: &Asked) -> Result<(), FrameError> {
@@ -39,6 +41,12 @@ pub async fn update_member(asked: &Asked, frame: MemberUpdate) -> Result<(), Fra
     may(asked, Action::ManageMembers, "only admins may change members")?;
     let member = members::update(&asked.broker, &asked.caller, frame).await?;
     asked.answer(&MemberUpdated { member: entry(&member) }).await;
+    Ok(())
+}
+
+pub async fn policy(asked: &Asked, frame: MeshPolicy) -> Result<(), FrameError> {
+    let policy = policy::read_or_set(&asked.broker, &asked.caller, frame).await?;
+    asked.answer(&MeshPolicyResult { policy }).await;
     Ok(())
 }
 

@@ -19,10 +19,11 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use wire::isolation::IsolationReport;
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
 use wire::runner::{Apply, Event, Health, Progress, Retain, Retained, Rpc, ServiceLists};
-use wire::spec::{Pin, Source};
-use wire::{ErrorCode, Generation, MeshId, RawJson, ServiceKey, ServiceName};
+use wire::spec::{Pin, ServiceSpec, Source};
+use wire::{ErrorCode, Generation, MeshId, Policy, RawJson, ServiceKey, ServiceName, Tier};
 
 use super::PATIENCE;
 
@@ -41,6 +42,9 @@ pub struct Seen {
     pub calls: Vec<String>,
     pub cancelled: usize,
     pub retained: usize,
+    /// Of each apply, in order.
+    pub specs: Vec<ServiceSpec>,
+    pub policies: Vec<Policy>,
 }
 
 struct Shared {
@@ -110,10 +114,16 @@ impl FakeRunner {
     }
 
     pub fn list(&self, name: &str, tools: &[&str]) {
+        self.relist(name, |lists| lists.tools = lists_of(lists.generation, tools).tools);
+    }
+
+    /// Changes what a service lists, while it runs.
+    pub fn relist(&self, name: &str, change: impl FnOnce(&mut Lists)) {
         let mut held = self.shared.held();
         let (key, (report, lists)) =
             held.services.iter_mut().find(|(k, _)| k.name.as_str() == name).expect("held");
-        let new = lists_of(report.serving.as_ref().expect("serving").generation, tools);
+        let mut new = lists_of(report.serving.as_ref().expect("serving").generation, &["echo", "slow"]);
+        change(&mut new);
         *lists = Some(new.clone());
         let listed = ServiceLists { service: key.clone(), lists: new };
         drop(held);
@@ -179,7 +189,7 @@ fn key(mesh: &str, name: &str) -> ServiceKey {
     ServiceKey { mesh: MeshId::parse(mesh).expect("mesh"), name: ServiceName::parse(name).expect("name") }
 }
 
-fn raw(value: Value) -> RawJson {
+pub fn raw(value: Value) -> RawJson {
     serde_json::value::to_raw_value(&value).expect("json")
 }
 
@@ -217,7 +227,8 @@ fn at(generation: Generation, phase: Phase, package: &str) -> GenerationReport {
         restarts: 0,
         ready_since_ms: None,
         pid: None,
-        memory_bytes: None,
+        usage: None,
+        tier: None,
     }
 }
 
@@ -229,6 +240,7 @@ fn health_of(held: &Held) -> Health {
         uptime_s: 0,
         services: held.services.len(),
         tools: vec!["node 20".into()],
+        isolation: IsolationReport { tier: Some(Tier::Strict), primitives: vec![] },
     }
 }
 
@@ -263,14 +275,24 @@ async fn apply(
     let secret = apply.secrets.env.get("KEY").map(|s| s.expose().to_owned());
     let note =
         json!({"pin": apply.pin.as_ref().map(|p| &p.version), "proven": apply.proven, "secret": secret});
-    shared.note(|seen| seen.applied.push((name.clone(), apply.generation.0, note)));
+    shared.note(|seen| {
+        seen.specs.push(apply.spec.clone());
+        seen.policies.push(apply.policy);
+        seen.applied.push((name.clone(), apply.generation.0, note));
+    });
     let package = match &apply.spec.source {
         Source::Npx { package, .. } => package.clone(),
         _ => "ok".into(),
     };
     let mut held = shared.held();
     let entry = held.services.entry(key.clone()).or_insert_with(|| {
-        let report = ServiceReport { service: key.clone(), revision: 0, serving: None, candidate: None };
+        let report = ServiceReport {
+            service: key.clone(),
+            revision: 0,
+            serving: None,
+            candidate: None,
+            egress: vec![],
+        };
         (report, None)
     });
     entry.0.revision += 1;

@@ -15,7 +15,7 @@ impl ServiceTask {
         let machines = self.held.values().filter_map(|held| held.machine.deadline());
         let idle = self.serving().and_then(|held| held.idle_at(now));
         let regular = [self.ping_at, self.sample_at];
-        machines.chain(idle).chain(regular).min().unwrap_or(self.ping_at)
+        machines.chain(idle).chain(regular).chain(self.egress.due()).min().unwrap_or(self.ping_at)
     }
 
     pub(super) fn tick(&mut self) {
@@ -39,7 +39,9 @@ impl ServiceTask {
             self.ping_at = now + self.shop.config.ping_every;
             self.ping();
         }
+        self.egress.tick(now);
         if self.sample_at <= now {
+            self.egress.look();
             self.sample_at = now + self.shop.config.sample_every;
             for (&nonce, held) in &self.held {
                 if let Some(instance) = held.instance.clone() {

@@ -11,6 +11,7 @@
 //! Invariant: anything slow runs as a job and comes back as an outcome; this loop never waits for a server.
 
 mod clock;
+mod decisions;
 mod outcomes;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,11 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wire::ServiceKey;
-use wire::report::{Lists, Phase, ServiceReport};
+use wire::report::{Lists, Phase, Reason, ServiceReport};
 use wire::runner::{Apply, Progress};
+use wire::{ErrorCode, Policy, ServiceKey};
 
+use self::decisions::Decisions;
 use super::door::{Door, Doorbell};
 use super::generation::Holding;
 use super::jobs::{self, Outcome};
@@ -61,6 +63,7 @@ pub struct ServiceTask {
     steps: Steps,
     ping_at: Instant,
     sample_at: Instant,
+    egress: Decisions,
     removal: Option<Removal>,
 }
 
@@ -92,7 +95,13 @@ impl ServiceTask {
         let (send, commands) = mpsc::channel(COMMANDS);
         let wake = Arc::new(Notify::new());
         let (door, door_seen) = watch::channel(Door::Soon(None));
-        let empty = ServiceReport { service: key.clone(), revision: 0, serving: None, candidate: None };
+        let empty = ServiceReport {
+            service: key.clone(),
+            revision: 0,
+            serving: None,
+            candidate: None,
+            egress: vec![],
+        };
         let (report, report_seen) = watch::channel(empty);
         let (lists, lists_seen) = watch::channel(None);
         let log = Arc::new(LogRing::default());
@@ -122,6 +131,7 @@ impl ServiceTask {
             next_nonce: 1,
             jobs: JoinSet::new(),
             steps: mpsc::channel(16),
+            egress: Decisions::new(),
             removal: None,
         };
         (handle, task)
@@ -147,6 +157,7 @@ impl ServiceTask {
                 Some((nonce, phase)) = self.steps.1.recv() => if let Some(held) = self.held.get_mut(&nonce) {
                     held.step = phase;
                 },
+                () = self.egress.changed() => {}
                 () = tokio::time::sleep_until(due.into()) => self.tick(),
             }
             self.publish();
@@ -179,9 +190,11 @@ impl ServiceTask {
             |nonce: Option<Nonce>| nonce.and_then(|n| self.held.get(&n)).map(|h| h.apply.generation);
         if generation_of(self.serving) == Some(apply.generation) {
             self.supersede_candidate();
+            self.reconsider(self.serving, apply.policy);
             return Ok(());
         }
         if generation_of(self.candidate) == Some(apply.generation) {
+            self.reconsider(self.candidate, apply.policy);
             return Ok(());
         }
         self.supersede_candidate();
@@ -196,6 +209,32 @@ impl ServiceTask {
         self.held.insert(nonce, Holding::new(apply, machine));
         self.perform(nonce, first);
         Ok(())
+    }
+
+    /// The same generation was asked for again: what the mesh demands may be something else now.
+    fn reconsider(&mut self, nonce: Option<Nonce>, policy: Policy) {
+        let Some(nonce) = nonce else { return };
+        let Some(held) = self.held.get_mut(&nonce).filter(|held| held.apply.policy != policy) else { return };
+        held.apply = Arc::new(Apply { policy, ..Apply::clone(&held.apply) });
+        let (apply, state) = (held.apply.clone(), held.machine.state);
+        let was_refused = held.reason.as_ref().is_some_and(|r| r.code == ErrorCode::IsolationUnavailable);
+        match self.refusal(&apply) {
+            // A job that runs is told when it ends.
+            Some(_) if matches!(state, State::Preparing { .. } | State::Starting { .. }) => {}
+            Some(reason) => self.failed(nonce, reason, Event::Refused),
+            None if state == State::Failed && was_refused => {
+                let Some(held) = self.held.get_mut(&nonce) else { return };
+                let (machine, first) = Machine::new(apply.proven || held.machine.proven, seed(&self.key));
+                (held.machine, held.reason) = (machine, None);
+                self.perform(nonce, first);
+            }
+            None => {}
+        }
+    }
+
+    /// Why this can't run here.
+    fn refusal(&self, apply: &Apply) -> Option<Reason> {
+        self.shop.cells.tier(jobs::least(apply)).err()
     }
 
     fn supersede_candidate(&mut self) {
@@ -280,6 +319,7 @@ impl ServiceTask {
                     apply: held.apply.clone(),
                     prepared,
                     log: self.log.clone(),
+                    ledger: self.egress.ledger.clone(),
                     cancel: held.cancel.clone(),
                 });
                 self.jobs.spawn(async move { (nonce, job.await) });
@@ -338,6 +378,7 @@ impl ServiceTask {
             revision: self.report.borrow().revision,
             serving: serving.map(Holding::report),
             candidate: candidate.map(Holding::report),
+            egress: self.egress.told.clone(),
         };
         let door = serving.or(candidate).map_or(Door::Soon(None), Holding::door);
         if !is_same(&self.door.borrow(), &door) {

@@ -6,17 +6,19 @@
 use std::sync::Arc;
 
 use wire::ErrorCode;
-use wire::report::{Lists, Reason};
+use wire::report::{Lists, Reason, Usage};
 
 use super::super::generation::Holding;
 use super::super::jobs::{self, Outcome, Pong};
-use super::super::state::Event;
+use super::super::state::{Event, State};
 use super::{Nonce, ServiceTask};
-use crate::instance::{Ended, Instance, StartError};
+use crate::cell::Ended;
+use crate::instance::{Instance, StartError};
 use crate::logs::{Stream, now_ms};
 
 /// A sample that moved less than this is not news.
-const MEMORY_STEP: u64 = 1 << 20;
+const BYTES_STEP: u64 = 1 << 20;
+const CPU_STEP_MS: u64 = 1000;
 
 impl ServiceTask {
     pub(super) fn finished(&mut self, nonce: Nonce, outcome: Outcome) {
@@ -59,9 +61,9 @@ impl ServiceTask {
                 let limit = self.shop.config.start_timeout;
                 self.jobs.spawn(async move { (nonce, jobs::relist(instance, changes, limit).await) });
             }
-            Outcome::Sampled(instance, Some(bytes)) if is_current(&instance) => {
-                if held.memory_bytes.is_none_or(|before| before.abs_diff(bytes) >= MEMORY_STEP) {
-                    held.memory_bytes = Some(bytes);
+            Outcome::Sampled(instance, Some(usage)) if is_current(&instance) => {
+                if held.usage.is_none_or(|before| is_news(&before, &usage)) {
+                    held.usage = Some(usage);
                 }
             }
             Outcome::Drained => self.step(nonce, Event::Stop),
@@ -74,8 +76,12 @@ impl ServiceTask {
         }
     }
 
-    fn failed(&mut self, nonce: Nonce, reason: Reason, event: Event) {
+    pub(super) fn failed(&mut self, nonce: Nonce, reason: Reason, event: Event) {
         let Some(held) = self.held.get_mut(&nonce) else { return };
+        // The jail that this runner builds is found once: another try could not end otherwise.
+        let is_refusal = reason.code == ErrorCode::IsolationUnavailable
+            && !matches!(held.machine.state, State::Halting { .. });
+        let event = if is_refusal { Event::Refused } else { event };
         if !held.is_superseded && reason.code != ErrorCode::Superseded {
             let generation = held.apply.generation;
             self.log.push(Stream::Runner, &format!("generation {generation}: {}", reason.message));
@@ -112,6 +118,10 @@ impl ServiceTask {
         held.ready_since_ms = Some(now_ms());
         held.is_pinged = false;
         self.step(nonce, Event::Started);
+        // What the mesh demands may have changed while it started.
+        if let Some(reason) = self.held.get(&nonce).and_then(|held| self.refusal(&held.apply)) {
+            self.failed(nonce, reason, Event::Refused);
+        }
         if !self.held.get(&nonce).is_some_and(Holding::is_ready) {
             return;
         }
@@ -152,8 +162,16 @@ impl ServiceTask {
         if let Some(held) = self.held.get_mut(&nonce) {
             held.instance = None;
             held.ready_since_ms = None;
-            held.memory_bytes = None;
+            held.usage = None;
         }
         self.step(nonce, Event::Gone);
     }
+}
+
+fn is_news(before: &Usage, now: &Usage) -> bool {
+    let has_moved = |a: u64, b: u64, step| a.abs_diff(b) >= step;
+    before.pids != now.pids
+        || has_moved(before.memory_bytes, now.memory_bytes, BYTES_STEP)
+        || has_moved(before.disk_bytes, now.disk_bytes, BYTES_STEP)
+        || has_moved(before.cpu_ms.unwrap_or(0), now.cpu_ms.unwrap_or(0), CPU_STEP_MS)
 }

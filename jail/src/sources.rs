@@ -1,6 +1,7 @@
-//! What the view binds, opened before the uid changes: the way to a service's directory is often the runner's alone.
+//! What a server may see, opened before the uid changes: the way to a service's directory is often the runner's alone.
 //!
-//! Here: the lists of the system's directories and files, and the opening. Not here: binding (see [`super::root`]).
+//! Here: the lists of the system's directories and files, and the opening. Not here: binding (see
+//! [`crate::strict`]), rules (see [`crate::light`]).
 //! Invariant: a path of the spec is opened only if no symbolic link lies on it; a path of the system may be one.
 
 use std::fs;
@@ -11,17 +12,16 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
-use super::build;
 use crate::report::Step;
-use crate::server::SetupError;
+use crate::server::{SetupError, build};
 use crate::spec::JailSpec;
-use crate::view::{Network, View, is_private_tmp};
+use crate::view::{Network, View};
 
 /// Programs and libraries. On most systems all but the first are links into it.
-const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+pub(crate) const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// What programs look up in `/etc` and no secret is in.
-const ETC: [&str; 10] = [
+pub(crate) const ETC: [&str; 12] = [
     "/etc/alternatives",
     "/etc/crypto-policies",
     "/etc/ld.so.cache",
@@ -29,48 +29,43 @@ const ETC: [&str; 10] = [
     "/etc/mime.types",
     "/etc/pki/ca-trust",
     "/etc/pki/tls/certs",
+    "/etc/protocols",
+    "/etc/services",
     "/etc/ssl/certs",
     "/etc/ssl/openssl.cnf",
     "/etc/timezone",
 ];
 
 /// Only with the host's network: they tell about it.
-const ETC_OF_THE_NETWORK: [&str; 7] = [
-    "/etc/gai.conf",
-    "/etc/host.conf",
-    "/etc/hosts",
-    "/etc/nsswitch.conf",
-    "/etc/protocols",
-    "/etc/resolv.conf",
-    "/etc/services",
-];
+pub(crate) const ETC_OF_THE_NETWORK: [&str; 5] =
+    ["/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/resolv.conf"];
 
-pub(super) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// One thing to be bound at the path that it has outside.
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) fd: OwnedFd,
-    pub(super) is_directory: bool,
-    pub(super) is_writable: bool,
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: OwnedFd,
+    pub(crate) is_directory: bool,
+    pub(crate) is_writable: bool,
 }
 
 /// A directory of the system that is a symbolic link, to be made again.
-pub(super) struct Link {
-    pub(super) path: PathBuf,
-    pub(super) to: PathBuf,
+pub(crate) struct Link {
+    pub(crate) path: PathBuf,
+    pub(crate) to: PathBuf,
 }
 
-pub(super) struct Sources {
-    pub(super) system: Vec<Source>,
-    pub(super) links: Vec<Link>,
+pub(crate) struct Sources {
+    pub(crate) system: Vec<Source>,
+    pub(crate) links: Vec<Link>,
     /// Parents before what lies below them.
-    pub(super) binds: Vec<Source>,
-    pub(super) devices: Vec<Source>,
+    pub(crate) binds: Vec<Source>,
+    pub(crate) devices: Vec<Source>,
 }
 
 impl Sources {
-    pub(super) fn open(spec: &JailSpec, view: &View) -> Result<Self, SetupError> {
+    pub(crate) fn open(spec: &JailSpec, view: &View) -> Result<Self, SetupError> {
         let mut sources =
             Self { system: Vec::new(), links: Vec::new(), binds: Vec::new(), devices: Vec::new() };
         for path in SYSTEM.map(Path::new) {
@@ -84,23 +79,28 @@ impl Sources {
             sources.system.extend(if_there(path)?);
         }
         for path in DEVICES.map(Path::new) {
-            sources.devices.push(source(path, ResolveFlag::empty(), false)?);
+            sources.devices.push(of_the_system(path)?);
         }
-        for path in &view.read_only {
-            sources.binds.push(source(path, ResolveFlag::RESOLVE_NO_SYMLINKS, false)?);
-        }
-        sources.binds.push(source(&spec.home, ResolveFlag::RESOLVE_NO_SYMLINKS, true)?);
-        if !is_private_tmp(&spec.tmp) {
-            sources.binds.push(source(&spec.tmp, ResolveFlag::RESOLVE_NO_SYMLINKS, true)?);
-        }
+        sources.binds = named(spec)?;
         sources.binds.sort_by_key(|source| source.path.components().count());
         Ok(sources)
     }
 }
 
+/// What the spec names, to be read or to be written.
+pub(crate) fn named(spec: &JailSpec) -> Result<Vec<Source>, SetupError> {
+    let exactly = ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let read_only = spec.isolation.read_only().iter().map(|path| source(path, exactly, false));
+    read_only.chain(spec.own_directories().into_iter().map(|path| source(path, exactly, true))).collect()
+}
+
+pub(crate) fn of_the_system(path: &Path) -> Result<Source, SetupError> {
+    source(path, ResolveFlag::empty(), false)
+}
+
 /// A system without some of these is a whole system; and what we may not read, the server does not need.
-fn if_there(path: &Path) -> Result<Option<Source>, SetupError> {
-    match source(path, ResolveFlag::empty(), false) {
+pub(crate) fn if_there(path: &Path) -> Result<Option<Source>, SetupError> {
+    match of_the_system(path) {
         Ok(found) => Ok(Some(found)),
         Err(SetupError::Build { errno: Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR, .. }) => Ok(None),
         Err(failure) => Err(failure),

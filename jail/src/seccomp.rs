@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 
+use nix::errno::Errno;
 use nix::libc::*;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
 };
 
+use crate::report::Step;
+use crate::server::{SetupError, build};
 use crate::sys::privilege::refuse_foreign_numbers;
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
@@ -102,6 +105,10 @@ const NEW_NAMESPACES: u64 = (CLONE_NEWUSER
     | CLONE_NEWUTS
     | CLONE_NEWCGROUP
     | CLONE_NEWTIME) as u64;
+/// Besides, in a light jail. A socket that listens without having been bound gets a port that Landlock was not asked about.
+const REFUSED_LIGHT: [c_long; 6] = [SYS_listen, SYS_shmget, SYS_shmat, SYS_msgget, SYS_semget, SYS_mq_open];
+const IOPRIO_WHO_PROCESS_NUMBER: u64 = 1;
+
 /// The kind of a socket, without SOCK_CLOEXEC and SOCK_NONBLOCK.
 const KIND: u64 = 0xf;
 /// An old way to a packet socket.
@@ -111,10 +118,25 @@ const TCP_FASTOPEN_CONNECT_NUMBER: u64 = 30;
 /// TIOCSTI, TIOCLINUX, TIOCSETD: typing into a terminal, selecting on a console, another line discipline.
 const TERMINAL: [u64; 3] = [0x5412, 0x541c, 0x5423];
 
+/// Whose process is filtered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Filter {
+    Strict,
+    /// Landlock does not hold every way to the network, and nothing keeps System V's objects and other processes of the
+    /// uid apart. `path_sockets`: Landlock holds those.
+    Light {
+        path_sockets: bool,
+    },
+}
+
 /// For the process that is about to become the server, after `no_new_privs`. Lasts for all that it executes.
-pub(super) fn install() -> Result<(), String> {
+pub(crate) fn install(filter: Filter) -> Result<(), SetupError> {
+    apply(filter).map_err(|what| build(Step::Seccomp, what, Errno::ENOTSUP))
+}
+
+fn apply(filter: Filter) -> Result<(), String> {
     let text = |error: seccompiler::Error| error.to_string();
-    let refused = compile(refused().map_err(|error| error.to_string())?, EPERM)?;
+    let refused = compile(refused(filter).map_err(|error| error.to_string())?, EPERM)?;
     let unknown = compile(UNKNOWN.map(|call| (call, Vec::new())).into(), ENOSYS)?;
     seccompiler::apply_filter(&refused).map_err(text)?;
     seccompiler::apply_filter(&unknown).map_err(text)?;
@@ -132,7 +154,7 @@ fn compile(rules: Rules, errno: c_int) -> Result<BpfProgram, String> {
     filter.try_into().map_err(text)
 }
 
-fn refused() -> Result<Rules, BackendError> {
+fn refused(filter: Filter) -> Result<Rules, BackendError> {
     let mut rules: Rules = REFUSED.map(|call| (call, Vec::new())).into();
     let mut each_namespace = Vec::new();
     for bit in (0..64).map(|shift| 1_u64 << shift).filter(|bit| NEW_NAMESPACES & bit != 0) {
@@ -154,6 +176,45 @@ fn refused() -> Result<Rules, BackendError> {
     rules.insert(SYS_setsockopt, vec![rule(option)?]);
     let terminal = TERMINAL.map(|request| rule([argument(1, Width::Dword, Is::Eq, request)?]));
     rules.insert(SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
+    if let Filter::Light { path_sockets } = filter {
+        rules.insert(SYS_socket, light_sockets(path_sockets)?);
+        rules.extend(REFUSED_LIGHT.map(|call| (call, Vec::new())));
+        rules.extend(of_others()?);
+    }
+    Ok(rules)
+}
+
+/// What a process may do to others of its uid, without being in their pid namespace: only to itself.
+fn of_others() -> Result<Rules, BackendError> {
+    let differs = |place, value| rule([argument(place, Width::Dword, Is::Ne, value)?]);
+    let mut rules = Rules::new();
+    for call in
+        [SYS_prlimit64, SYS_sched_setaffinity, SYS_sched_setattr, SYS_sched_setparam, SYS_sched_setscheduler]
+    {
+        rules.insert(call, vec![differs(0, 0)?]);
+    }
+    // A kind of target, then which one.
+    rules.insert(SYS_setpriority, vec![differs(0, PRIO_PROCESS as u64)?, differs(1, 0)?]);
+    rules.insert(SYS_ioprio_set, vec![differs(0, IOPRIO_WHO_PROCESS_NUMBER)?, differs(1, 0)?]);
+    Ok(rules)
+}
+
+/// Refused: everything but TCP, and path sockets where nothing else decides about them.
+fn light_sockets(path_sockets: bool) -> Result<Vec<SeccompRule>, BackendError> {
+    let not_unix = || argument(0, Width::Dword, Is::Ne, AF_UNIX as u64);
+    let mut families = vec![AF_INET, AF_INET6];
+    families.extend(path_sockets.then_some(AF_UNIX));
+    let other_family = families.into_iter().map(|family| argument(0, Width::Dword, Is::Ne, family as u64));
+    let mut rules = vec![SeccompRule::new(other_family.collect::<Result<_, _>>()?)?];
+    // A masked value can be compared for being equal only.
+    for kind in (0..=KIND).filter(|kind| *kind != SOCK_STREAM as u64) {
+        rules.push(rule([not_unix()?, argument(1, Width::Dword, Is::MaskedEq(KIND), kind)?])?);
+    }
+    rules.push(rule([
+        not_unix()?,
+        argument(2, Width::Dword, Is::Ne, 0)?,
+        argument(2, Width::Dword, Is::Ne, IPPROTO_TCP as u64)?,
+    ])?);
     Ok(rules)
 }
 
@@ -204,9 +265,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_filters_compile_and_no_call_is_in_two_lists() {
-        let rules = refused().unwrap();
-        assert!(UNKNOWN.iter().all(|call| !rules.contains_key(call)));
-        assert!(compile(rules, EPERM).is_ok());
+    fn all_filters_compile_and_no_call_is_in_two_lists() {
+        for filter in
+            [Filter::Strict, Filter::Light { path_sockets: false }, Filter::Light { path_sockets: true }]
+        {
+            let rules = refused(filter).unwrap();
+            assert!(UNKNOWN.iter().all(|call| !rules.contains_key(call)));
+            assert!(compile(rules, EPERM).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_light_jail_refuses_whatever_a_strict_one_refuses() {
+        let light = refused(Filter::Light { path_sockets: true }).unwrap();
+        let strict = refused(Filter::Strict).unwrap();
+        let weaker =
+            strict.iter().filter(|(call, rules)| **call != SYS_socket && light.get(call) != Some(*rules));
+        assert_eq!(weaker.count(), 0);
     }
 }

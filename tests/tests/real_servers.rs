@@ -1,0 +1,125 @@
+//! Twenty real MCP servers from npm and PyPI, as they are, each in a jail of the strict tier and with the egress that it
+//! needs and no more.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tests::{World, fixture};
+
+struct Case {
+    name: &'static str,
+    /// What follows `claudemesh deploy NAME`.
+    deploy: &'static str,
+    /// A tool, its arguments, and what the answer must hold. `None`: everything it can do needs an account.
+    call: Option<(&'static str, Value, &'static str)>,
+}
+
+/// Installing is bound by the processor: more at once would only be slower.
+const AT_ONCE: usize = 3;
+
+const fn listed(name: &'static str, deploy: &'static str) -> Case {
+    Case { name, deploy, call: None }
+}
+
+fn calls(name: &'static str, deploy: &'static str, tool: &'static str, args: Value, says: &'static str) -> Case {
+    Case { name, deploy, call: Some((tool, args, says)) }
+}
+
+fn of_npm() -> Vec<Case> {
+    vec![
+        calls(
+            "everything",
+            "-- npx -y @modelcontextprotocol/server-everything",
+            "echo",
+            json!({ "message": "hello" }),
+            "hello",
+        ),
+        calls(
+            "filesystem",
+            "-- npx -y @modelcontextprotocol/server-filesystem ${HOME}",
+            "list_allowed_directories",
+            json!({}),
+            "/home",
+        ),
+        calls(
+            "memory",
+            "--env MEMORY_FILE_PATH=${HOME}/graph.jsonl -- npx -y @modelcontextprotocol/server-memory",
+            "create_entities",
+            json!({ "entities": [{ "name": "Ana", "entityType": "person", "observations": ["likes tea"] }] }),
+            "likes tea",
+        ),
+        calls(
+            "thinking",
+            "-- npx -y @modelcontextprotocol/server-sequential-thinking",
+            "sequentialthinking",
+            json!({ "thought": "so", "nextThoughtNeeded": false, "thoughtNumber": 1, "totalThoughts": 7 }),
+            "7",
+        ),
+        listed("github", "--network api.github.com -- npx -y @modelcontextprotocol/server-github"),
+        listed(
+            "slack",
+            "--network slack.com --env SLACK_BOT_TOKEN=xoxb-1 --env SLACK_TEAM_ID=T1 -- npx -y @modelcontextprotocol/server-slack",
+        ),
+        listed("context7", "--network context7.com,mcp.context7.com -- npx -y @upstash/context7-mcp"),
+        listed("playwright", "-- npx -y @playwright/mcp"),
+        listed("notion", "--network api.notion.com --env NOTION_TOKEN=ntn_1 -- npx -y @notionhq/notion-mcp-server"),
+        listed("tavily", "--network api.tavily.com --env TAVILY_API_KEY=tvly-1 -- npx -y tavily-mcp"),
+        listed("devtools", "-- npx -y chrome-devtools-mcp"),
+        listed("brave", "--network api.search.brave.com --env BRAVE_API_KEY=b1 -- npx -y @brave/brave-search-mcp-server"),
+        listed("chart", "-- npx -y @antv/mcp-server-chart"),
+    ]
+}
+
+fn of_pypi() -> Vec<Case> {
+    vec![
+        calls(
+            "time",
+            "--uvx mcp-server-time --args --local-timezone=UTC",
+            "convert_time",
+            json!({ "source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo" }),
+            "21:00",
+        ),
+        listed("git", "-- uvx mcp-server-git"),
+        calls("sqlite", "-- uvx mcp-server-sqlite --db-path ${HOME}/x.db", "list_tables", json!({}), "["),
+        calls("calculator", "-- uvx mcp-server-calculator", "calculate", json!({ "expression": "6*7" }), "42"),
+        listed("arxiv", "--network export.arxiv.org -- uvx arxiv-mcp-server --storage-path ${HOME}"),
+        listed("duckduckgo", "--network html.duckduckgo.com -- uvx duckduckgo-mcp-server"),
+        listed("excel", "-- uvx excel-mcp-server stdio"),
+    ]
+}
+
+async fn prove(world: &World, case: &Case) {
+    let Case { name, deploy, call } = case;
+    let words = ["deploy", name].into_iter().chain(deploy.split_whitespace());
+    world.owner.ok(words).await;
+    let status = world.status(name).await;
+    assert_eq!(status["tier"], "strict", "{name}: {status}");
+    let peer = world.owner.peer().await;
+    let schema = peer.request("mcp_schema", json!({ "server_name": name })).await;
+    assert!(schema["tools"].as_array().is_some_and(|tools| !tools.is_empty()), "{name} lists tools: {schema}");
+    if let Some((tool, args, says)) = call {
+        let answer = peer.call(name, tool, args.clone()).await;
+        assert!(answer["result"]["isError"] != json!(true), "{name}: {answer}");
+        assert!(fixture::text(&answer["result"]).contains(says), "{name} says `{says}`: {answer}");
+    }
+    // Twenty at once would measure the machine's memory.
+    world.owner.ok(["stop", name]).await;
+}
+
+async fn prove_all(cases: Vec<Case>) {
+    World::scene(async |world| {
+        stream::iter(&cases).for_each_concurrent(AT_ONCE, |case| prove(world, case)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn thirteen_servers_of_npm_run_unchanged_in_the_strict_jail() {
+    prove_all(of_npm()).await;
+}
+
+#[tokio::test]
+async fn seven_servers_of_pypi_run_unchanged_in_the_strict_jail() {
+    prove_all(of_pypi()).await;
+}
