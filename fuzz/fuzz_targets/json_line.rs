@@ -13,9 +13,6 @@ libfuzzer_sys::fuzz_target!(|line: &[u8]| {
     if line.contains(&b'\n') || frame::is_too_deep(line) {
         return;
     }
-    for part in frame::read_batch(line).into_iter().flatten() {
-        one(part.get().as_bytes());
-    }
     one(line);
     if let Ok(params) = serde_json::from_slice::<&RawValue>(line) {
         edits(params);

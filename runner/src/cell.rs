@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use egress::{Egress, Ledger, Rules};
+use egress::{Egress, EgressConfig, Ledger, Rules};
 use jail::cgroup::{Cgroups, Group, GroupLimits};
 use jail::{Isolation, JailSpec, LightView, Network, View};
 use sha2::{Digest, Sha256};
 use wire::isolation::IsolationReport;
 use wire::report::Reason;
 use wire::spec::Limits;
-use wire::{ErrorCode, Tier};
+use wire::{EgressRule, ErrorCode, Tier};
 
 use crate::config::RunnerConfig;
 pub use open::{Cell, Ended};
@@ -38,6 +38,7 @@ pub struct Cells {
     isolation: IsolationReport,
     cgroups: Option<Cgroups>,
     egress: Egress,
+    egress_config: EgressConfig,
     /// `None`: the runner is not root, and all runs under its own uid.
     uids: Option<Arc<Uids>>,
     n_opened: AtomicU64,
@@ -59,6 +60,8 @@ pub struct CellOrder {
     pub uid: Option<u32>,
     pub limits: Limits,
     pub rules: Rules,
+    /// Those of the rules that may mean private addresses, besides the operator's own hosts: an install's registries.
+    pub private: Vec<EgressRule>,
     pub ledger: Arc<Ledger>,
     /// As [`Cells::tier`] said.
     pub tier: Tier,
@@ -93,6 +96,7 @@ impl Cells {
             isolation,
             cgroups,
             egress: Egress::new(config.egress.clone()),
+            egress_config: config.egress.clone(),
             uids: is_root.then(|| Arc::new(Uids::new(config.uids.clone(), config.data.join("services")))),
             n_opened: AtomicU64::new(1),
         }
@@ -157,6 +161,15 @@ impl Cells {
     /// No helper could be started, or no cgroup or directory be made. Nothing is left then.
     pub async fn open(&self, order: CellOrder) -> Result<Cell, Reason> {
         open::open(self, order).await
+    }
+
+    /// The way out of a cell with these private hosts.
+    fn egress(&self, private: &[EgressRule]) -> Egress {
+        if private.is_empty() {
+            return self.egress.clone();
+        }
+        let private = [self.egress_config.private.as_slice(), private].concat();
+        Egress::new(EgressConfig { private, ..self.egress_config.clone() })
     }
 
     /// Its place among this runner's cells.

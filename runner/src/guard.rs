@@ -110,8 +110,14 @@ impl Guard {
 }
 
 /// How runtimes say that they got no memory.
-const OF_MEMORY: [&str; 5] =
-    ["out of memory", "MemoryError", "memory allocation of", "std::bad_alloc", "Cannot allocate memory"];
+const OF_MEMORY: [&str; 6] = [
+    "out of memory",
+    "Array buffer allocation failed",
+    "MemoryError",
+    "memory allocation of",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+];
 /// How runtimes say that they got no thread or process.
 const OF_PROCESSES: [&str; 4] =
     ["can't start new thread", "spawn EAGAIN", "fork: Resource temporarily unavailable", "fork: retry"];

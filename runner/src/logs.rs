@@ -151,7 +151,9 @@ pub fn clean(raw: &str) -> String {
     }
     let mut text = wire::text::printable_line(&text).into_owned();
     if text.len() > LINE_BYTES {
-        text.truncate(text.floor_char_boundary(LINE_BYTES - '…'.len_utf8()));
+        while text.len() > LINE_BYTES - '…'.len_utf8() {
+            text.pop();
+        }
         text.push('…');
     }
     text

@@ -64,17 +64,21 @@ impl Engine {
         if let Some(missing) = ["dockerd", "docker"].into_iter().find(|program| !has(program)) {
             return Err(format!("no `{missing}`: scripts/setup.sh test installs it"));
         }
-        let dir = tempfile::Builder::new().prefix("claudemesh-docker-").tempdir().unwrap();
+        // Not `claudemesh-…`: a runner sweeps control groups of that name which no living runner holds.
+        let dir = tempfile::Builder::new().prefix("mesh-docker-").tempdir().unwrap();
         let cgroup = dir.path().file_name().unwrap().to_string_lossy().into_owned();
         let log = fs::File::create(dir.path().join("log")).unwrap();
+        // Not the machine's own.
+        fs::write(dir.path().join("daemon.json"), "{}").unwrap();
         let mut command = Command::new("dockerd");
-        for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
+        let files = [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")];
+        for (flag, name) in files.into_iter().chain([("--config-file", "daemon.json")]) {
             command.arg(flag).arg(dir.path().join(name));
         }
         command
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", &format!("/{cgroup}")])
-            .args(["--config-file", "/dev/null", "--host", &socket_in(dir.path())])
+            .args(["--host", &socket_in(dir.path())])
             .env_remove("DOCKER_HOST")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

@@ -70,6 +70,7 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
         return Err(broken("a runner that is root, and no other, must give each cell a uid"));
     }
     let number = cells.number();
+    let egress = cells.egress(&order.private);
     let (tier, limits, rules, ledger) = (order.tier, order.limits, order.rules.clone(), order.ledger.clone());
     let proxy = match tier {
         Tier::Light => Some(Proxy::new().map_err(|e| broken(format!("no port for the proxy: {e}")))?),
@@ -99,7 +100,6 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
     let (give, doors) = oneshot::channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(watch_jail(jailed, control, inbox, tell_life, give));
-    let egress = cells.egress.clone();
     tasks.spawn(async move {
         let served = match proxy {
             Some(proxy) => egress.serve_proxy(proxy.listener, proxy.token, rules, ledger).await,

@@ -5,6 +5,8 @@
 //! Invariant: whatever the server writes or refuses to read, only this connection suffers; when the task ends,
 //! every waiter is answered.
 
+mod asides;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +21,6 @@ use tokio::time::Instant;
 use super::client::{CallError, Client, Order, Reply, Shared, Waiter, random_prefix};
 use super::frame::{self, Message};
 use super::giant::Giant;
-use super::notice;
 use crate::logs::{Stream, Voice};
 use crate::rate::{self, Bucket, LINE_WEIGHT};
 
@@ -346,61 +347,6 @@ impl Conn {
                     );
                 }
             }
-        }
-    }
-
-    /// The server's own requests. We offer no capability, so only what every peer must answer gets an answer.
-    fn serve(&mut self, id: &RawValue, method: &str) {
-        if self.out.len() > REPLY_HIGH || id.get().len() > 256 {
-            return;
-        }
-        let body = match method {
-            "ping" => "\"result\":{}",
-            "roots/list" => "\"result\":{\"roots\":[]}",
-            _ => "\"error\":{\"code\":-32601,\"message\":\"this host does not offer that\"}",
-        };
-        let mut line = Vec::new();
-        frame::write_answer(&mut line, id, body);
-        self.push(&line);
-    }
-
-    fn notification(&mut self, method: &str, params: Option<&RawValue>) {
-        match method {
-            "notifications/progress" => self.progress(params),
-            "notifications/message" => self.log_message(params),
-            "notifications/tools/list_changed"
-            | "notifications/prompts/list_changed"
-            | "notifications/resources/list_changed" => self.changed.send_modify(|n| *n += 1),
-            _ => {}
-        }
-    }
-
-    /// To the caller whose token it names, under the token that this caller chose.
-    fn progress(&mut self, params: Option<&RawValue>) {
-        let Some(params) = params else { return };
-        let number = notice::token(params).and_then(|token| self.shared.number(token.get()));
-        let Some(listener) = number.and_then(|n| self.pending.get(&n)).and_then(|w| w.events.as_ref()) else {
-            return;
-        };
-        let Some(token) = &listener.token else { return };
-        if let Some(params) = frame::with_token(params, token) {
-            // Progress is advice: a caller that does not read fast enough misses some.
-            let _ = listener.sink.try_send(notice::event("notifications/progress", &params));
-        }
-    }
-
-    /// Into the log. A caller sees it only while its call is the only one: whose message it is can not be told
-    /// otherwise, and one member's call must not show up in another's.
-    fn log_message(&mut self, params: Option<&RawValue>) {
-        let Some(params) = params else { return };
-        self.asides.take(LINE_WEIGHT);
-        self.voice.say(Stream::Runner, &notice::log_text(params));
-        let mut calls = self.pending.values().filter(|w| w.place.is_some());
-        if let (Some(only), None) = (calls.next(), calls.next())
-            && let Some(listener) = &only.events
-        {
-            // As for progress: losing one is better than waiting.
-            let _ = listener.sink.try_send(notice::event("notifications/message", params.get()));
         }
     }
 

@@ -15,8 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jail::{Ending, Report};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -26,7 +24,7 @@ use wire::{ErrorCode, Tier};
 use super::age::MinAge;
 use super::error::{Doing, PrepareError};
 use super::ground::{self, Ground, Lay};
-use super::output::{LineCutter, Tail};
+use super::heard::{Heard, Pipes};
 use super::registries::Registries;
 use super::setting::Reach;
 use super::tools::Tools;
@@ -34,8 +32,6 @@ use super::{ProgressSink, tree};
 use crate::cell::{Cell, CellOrder, Cells, Ended as CellEnd, UidLease};
 use crate::warden::Life;
 
-/// Most of a captured answer that is kept (`npm view` of a range lists every version).
-const CAPTURE_BYTES: usize = 4 << 20;
 /// How often the disk use of a running step is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// From the end of a step to the last byte of its output.
@@ -281,6 +277,7 @@ impl Bench {
                 ..Default::default()
             },
             rules: egress::Rules { allow: registries.rules.clone(), learn_until: None },
+            private: registries.rules.clone(),
             ledger: Arc::default(),
             tier,
             stdio,
@@ -371,100 +368,6 @@ impl From<Reason> for PrepareError {
     fn from(reason: Reason) -> Self {
         Self::new(reason.code, reason.message).with_lines(reason.stderr)
     }
-}
-
-/// Our ends of a step's streams; its stdin is empty.
-struct Pipes {
-    out: Stream,
-    err: Stream,
-}
-
-struct Stream {
-    /// `None`: it has ended.
-    pipe: Option<pipe::Receiver>,
-    buffer: Box<[u8]>,
-}
-
-impl Pipes {
-    fn new() -> std::io::Result<(jail::Stdio, Self)> {
-        let (out, their_out) = std::io::pipe()?;
-        let (err, their_err) = std::io::pipe()?;
-        let stdin = std::fs::File::open("/dev/null")?;
-        let stdio = jail::Stdio { stdin: stdin.into(), stdout: their_out.into(), stderr: their_err.into() };
-        let stream = |reader: std::io::PipeReader| -> std::io::Result<Stream> {
-            let pipe = Some(pipe::Receiver::from_owned_fd(reader.into())?);
-            Ok(Stream { pipe, buffer: vec![0; 64 << 10].into() })
-        };
-        Ok((stdio, Self { out: stream(out)?, err: stream(err)? }))
-    }
-
-    fn are_open(&self) -> bool {
-        self.out.is_open() || self.err.is_open()
-    }
-}
-
-impl Stream {
-    fn is_open(&self) -> bool {
-        self.pipe.is_some()
-    }
-
-    /// Cancel-safe. Empty at the end.
-    async fn read(&mut self) -> &[u8] {
-        let Some(pipe) = &mut self.pipe else { return &[] };
-        match pipe.read(&mut self.buffer).await {
-            Ok(n) if n > 0 => &self.buffer[..n],
-            _ => {
-                self.pipe = None;
-                &[]
-            }
-        }
-    }
-}
-
-/// What a running step has said so far.
-struct Heard<'a> {
-    bench: &'a Bench,
-    name: &'static str,
-    capture: Option<Vec<u8>>,
-    out: LineCutter,
-    err: LineCutter,
-    tail: Tail,
-}
-
-impl<'a> Heard<'a> {
-    fn new(bench: &'a Bench, step: &Step<'_>) -> Self {
-        let capture = step.capture.then(Vec::new);
-        Self {
-            bench,
-            name: step.name,
-            capture,
-            out: LineCutter::default(),
-            err: LineCutter::default(),
-            tail: Tail::default(),
-        }
-    }
-
-    fn stdout(&mut self, chunk: &[u8]) {
-        match &mut self.capture {
-            Some(kept) => kept.extend_from_slice(&chunk[..chunk.len().min(CAPTURE_BYTES - kept.len())]),
-            None => self.out.push(chunk, |line| show(self.bench, self.name, &mut self.tail, line)),
-        }
-    }
-
-    fn stderr(&mut self, chunk: &[u8]) {
-        self.err.push(chunk, |line| show(self.bench, self.name, &mut self.tail, line));
-    }
-
-    fn end(mut self, success: bool) -> Ended {
-        self.out.finish(|line| show(self.bench, self.name, &mut self.tail, line));
-        self.err.finish(|line| show(self.bench, self.name, &mut self.tail, line));
-        Ended { success, stdout: self.capture.unwrap_or_default(), tail: self.tail.into_lines() }
-    }
-}
-
-fn show(bench: &Bench, step: &str, tail: &mut Tail, line: String) {
-    bench.say(step, &line);
-    tail.push(line);
 }
 
 #[cfg(test)]

@@ -135,6 +135,7 @@ async fn launch(start: &Start) -> Result<Launch, StartError> {
             uid,
             limits: apply.spec.limits,
             rules: rules(&apply.spec),
+            private: vec![],
             ledger: ledger.clone(),
             tier,
             stdio,

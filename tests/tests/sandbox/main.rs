@@ -36,6 +36,9 @@ const LIMITS: [&str; 4] = ["--memory=256m", "--cpus=0.5", "--pids=96", "--disk=3
 const BOMBS: [(&str, &str); 4] =
     [("41", "out_of_memory"), ("41m", "out_of_memory"), ("43", "disk_exceeded"), ("43t", "disk_exceeded")];
 
+/// On a busy machine nobody gets more than their share, limit or not.
+const BY_LOAD: [&str; 1] = ["42"];
+
 /// Scenario → what leaked, by which server.
 type Leaks = BTreeMap<String, Vec<String>>;
 
@@ -66,7 +69,7 @@ async fn the_suite(site: &Site<'_>, tier: Tier, secrets: &Secrets) {
     let targets = victim.targets(site, &sibling);
     let mut found = Findings::default();
     for (name, folder) in [("python", folder_of_python(site)), ("node", folder_of_node(site))] {
-        deploy_hostile(site, name, &folder, &targets, secrets).await;
+        deploy_hostile(site, name, &folder, &targets).await;
         let peer = site.owner.peer().await;
         let status = status(&peer, name).await;
         assert_eq!(status["tier"], if tier == Tier::Strict { "strict" } else { "light" }, "{status}");
@@ -90,6 +93,7 @@ async fn the_suite(site: &Site<'_>, tier: Tier, secrets: &Secrets) {
     let still = call(&site.owner.peer().await, "sibling", "pid", json!({})).await;
     victim.leave().await;
     assert!(still.as_u64().is_some() || still.is_number(), "the sibling serves on: {still}");
+    assert_eq!(victim::intruders(&targets), [""; 0].map(std::path::PathBuf::from), "written outside");
     found.judge(tier);
     if tier == Tier::Strict {
         let untouched = json!({ "signals": 0, "connections": [], "datagrams": 0, "intact": true, "strangers": [] });
@@ -99,11 +103,10 @@ async fn the_suite(site: &Site<'_>, tier: Tier, secrets: &Secrets) {
     }
 }
 
-async fn deploy_hostile(site: &Site<'_>, name: &str, folder: &str, targets: &Value, secrets: &Secrets) {
+async fn deploy_hostile(site: &Site<'_>, name: &str, folder: &str, targets: &Value) {
     // The name is allowed and means this machine: only the check of what it resolves to stands between.
     let rebind = format!("--network={}:{}", victim::hostname(), targets["tcp"][0]);
-    let env = format!("--env=OWN_TOKEN={}", secrets.deployed);
-    let mut args = vec!["deploy", name, folder, &rebind, &env];
+    let mut args = vec!["deploy", name, folder, &rebind, "--env=OWN_TOKEN=its-own"];
     args.extend(LIMITS);
     site.owner.ok(args).await;
 }
@@ -139,8 +142,7 @@ impl Findings {
         assert_ne!(verdict["tried"], 0, "no probe is no proof: {server} {verdict}");
         let detail = verdict["detail"].as_str().unwrap();
         // Whatever a probe makes of it: a secret of somebody else in its hands is a leak.
-        let foreign = secrets.all().into_iter().filter(|secret| **secret != *secrets.deployed);
-        let is_leak = verdict["leaked"] == true || foreign.into_iter().any(|secret| detail.contains(secret));
+        let is_leak = verdict["leaked"] == true || secrets.all().iter().any(|secret| detail.contains(secret));
         self.tried.insert(scenario.clone());
         if is_leak {
             self.leaks.entry(scenario).or_default().push(format!("{server}: {detail}"));
@@ -165,7 +167,7 @@ impl Findings {
         // A fresh one for the next: its home may be full, its restarts used up.
         site.owner.ok(["rm", name]).await;
         let folder = if name == "node" { folder_of_node(site) } else { folder_of_python(site) };
-        deploy_hostile(site, name, &folder, targets, secrets).await;
+        deploy_hostile(site, name, &folder, targets).await;
     }
 
     fn judge(&self, tier: Tier) {
@@ -176,7 +178,7 @@ impl Findings {
             let row = threats.get(scenario).unwrap_or_else(|| panic!("{scenario} is not in docs/threat-model.md"));
             match (row.is_open(tier, has_cgroups), self.leaks.get(scenario)) {
                 (false, Some(how)) => wrong.push(format!("{scenario} LEAKED and is not listed: {how:#?}")),
-                (true, None) => wrong.push(format!("{scenario} is listed as open for {tier:?}, but it is stopped")),
+                (true, None) if !BY_LOAD.contains(&scenario.as_str()) => wrong.push(format!("{scenario} is listed as open for {tier:?}, but it is stopped")),
                 _ => {}
             }
         }

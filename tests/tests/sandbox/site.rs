@@ -247,17 +247,16 @@ fn make_removable(dir: &Path) {
 pub fn recommended_flags() -> Vec<String> {
     let compose = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
     let runner = compose.split("\n  runner:\n").nth(1).expect("a service `runner`");
-    let plain = runner.lines().map(|line| line.split(" #").next().unwrap().trim_end());
-    let mut lines = plain.take_while(|line| line.starts_with("    ") || line.trim().starts_with('#'));
+    let lines = runner.lines().take_while(|line| line.starts_with("    "));
     let mut flags = Vec::new();
     let mut lists_options = false;
-    for line in lines.by_ref().map(str::trim) {
+    for line in lines.map(|line| line.split(" #").next().unwrap().trim()) {
         let option = line.strip_prefix("- ").filter(|_| lists_options);
         if let Some(option) = option {
             let option = option.replace("seccomp=images/", &format!("seccomp={}/images/", root().display()));
             flags.extend(["--security-opt".into(), option.replace("no-new-privileges:", "no-new-privileges=")]);
         }
-        lists_options = line == "security_opt:" || option.is_some() || (lists_options && line.starts_with('#'));
+        lists_options = line == "security_opt:" || option.is_some();
         match line {
             "read_only: true" => flags.push("--read-only".into()),
             "cap_drop: [ALL]" => flags.push("--cap-drop=ALL".into()),

@@ -1,5 +1,7 @@
 //! What there is to be stolen and broken beside a hostile server, and whether it was.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -19,17 +21,16 @@ pub struct Secrets {
     pub process: String,
     pub environment_of_up: String,
     pub sibling: String,
-    pub deployed: String,
 }
 
 impl Secrets {
     pub fn new() -> Self {
         let fresh = || format!("CANARY-{:016x}", unguessable());
-        Self { process: fresh(), environment_of_up: fresh(), sibling: fresh(), deployed: fresh() }
+        Self { process: fresh(), environment_of_up: fresh(), sibling: fresh() }
     }
 
-    pub fn all(&self) -> [&str; 4] {
-        [&self.process, &self.environment_of_up, &self.sibling, &self.deployed]
+    pub fn all(&self) -> [&str; 3] {
+        [&self.process, &self.environment_of_up, &self.sibling]
     }
 }
 
@@ -72,9 +73,11 @@ impl Victim {
         let data = site.data();
         let files = [&planted["files"][0], &json!(find(&data, "db")), &json!(data.join("runner.log"))];
         let runner = data.join("runner");
+        let dirs = [site.path().join("victim/vault"), data.clone(), runner.clone(), site.owner.config.clone()];
+        let caches = ["cache", "artefacts", "blobs"].map(|name| runner.join(name));
+        bait(dirs.iter().chain(&caches));
         json!({
-            "victims": victims, "files": files, "dirs": [planted["dirs"][0], data, runner, site.owner.config],
-            "caches": [runner.join("cache"), runner.join("artefacts"), runner.join("blobs")],
+            "victims": victims, "files": files, "dirs": dirs, "caches": caches,
             "tcp": [planted["tcp"]], "udp": planted["udp"], "outer": [planted["outer"]], "broker": [site.port()],
             "path_sockets": [planted["path_socket"], runner.join("runner.sock")], "abstracts": [planted["abstract"]],
             "shared": planted["shared"], "shm_key": planted["shm_key"], "shm_id": planted["shm_id"], "sibling": sibling,
@@ -107,6 +110,25 @@ pub async fn sibling(site: &Site<'_>, secrets: &Secrets) -> Value {
     // Its private /tmp has no path of its own outside: what lies at this path is the attacker's own.
     planted["dirs"].as_array_mut().unwrap().retain(|dir| dir != "/tmp");
     planted
+}
+
+const BAIT: &str = "bait-of-the-test";
+
+/// A file that tells the real directory from one that only has its name, to whoever can see it.
+fn bait<'a>(dirs: impl Iterator<Item = &'a PathBuf>) {
+    for dir in dirs.filter(|dir| dir.is_dir()) {
+        std::fs::write(dir.join(BAIT), "bait").unwrap();
+        let owner = std::fs::metadata(dir).unwrap();
+        std::os::unix::fs::chown(dir.join(BAIT), Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+}
+
+/// What was written where the bait lies.
+pub fn intruders(targets: &Value) -> Vec<PathBuf> {
+    let dirs = [&targets["dirs"], &targets["caches"]].into_iter().filter_map(Value::as_array).flatten();
+    let entries = dirs.filter_map(|dir| std::fs::read_dir(dir.as_str()?).ok()).flatten().flatten();
+    let is_intruder = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("intruder"));
+    entries.map(|entry| entry.path()).filter(is_intruder).collect()
 }
 
 fn find(dir: &std::path::Path, extension: &str) -> Option<std::path::PathBuf> {
