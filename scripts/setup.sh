@@ -59,6 +59,8 @@ if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev
   mkdir -p /etc/postgresql-common 2>/dev/null && printf 'create_main_cluster = false\n' >/etc/postgresql-common/createcluster.conf || true
   apt_install postgresql
 fi
+# A private container engine for tests/tests/sandbox; where there is one already, its programs do. RUNLEVEL=1: installed, not started.
+PATH=$PATH:/usr/sbin command -v dockerd >/dev/null || RUNLEVEL=1 apt_install docker.io
 if ! command -v pnpm >/dev/null || ! command -v yarn >/dev/null || ! command -v bun >/dev/null; then
   say "adding pnpm, yarn and bun under .tools"
   npm install --silent --no-audit --no-fund --prefix "$tools/managers" pnpm@10 yarn@1.22.22 "@oven/bun-linux-$bun_arch@1" >&2

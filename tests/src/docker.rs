@@ -197,7 +197,11 @@ fn socket_in(dir: &Path) -> String {
 
 fn docker(socket: &str) -> Command {
     let mut command = Command::new("docker");
-    command.args(["--host", socket]).env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT").stdin(Stdio::null());
+    command
+        .args(["--host", socket])
+        .env_remove("DOCKER_HOST")
+        .env_remove("DOCKER_CONTEXT")
+        .stdin(Stdio::null());
     command.kill_on_drop(true);
     command
 }
@@ -223,7 +227,9 @@ fn almost_nothing() -> Vec<u8> {
         }
         tar.append_data(&mut header, name, content).unwrap();
     };
-    for dir in ["dev", "etc", "etc/ssl", "home", "opt", "proc", "root", "run", "srv", "sys", "usr", "var", "var/lib"] {
+    for dir in
+        ["dev", "etc", "etc/ssl", "home", "opt", "proc", "root", "run", "srv", "sys", "usr", "var", "var/lib"]
+    {
         entry(dir, tar::EntryType::Directory, 0o755, b"", "");
     }
     entry("tmp", tar::EntryType::Directory, 0o1777, b"", "");
@@ -232,10 +238,17 @@ fn almost_nothing() -> Vec<u8> {
             entry(name, tar::EntryType::Symlink, 0o777, b"", &format!("usr/{name}"));
         }
     }
-    let passwd = b"root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n";
+    let passwd =
+        b"root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n";
     entry("etc/passwd", tar::EntryType::Regular, 0o644, passwd, "");
     entry("etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nnode:x:1000:\nnogroup:x:65534:\n", "");
-    entry("etc/nsswitch.conf", tar::EntryType::Regular, 0o644, b"passwd: files\ngroup: files\nhosts: files dns\n", "");
+    entry(
+        "etc/nsswitch.conf",
+        tar::EntryType::Regular,
+        0o644,
+        b"passwd: files\ngroup: files\nhosts: files dns\n",
+        "",
+    );
     if let Ok(cache) = fs::read("/etc/ld.so.cache") {
         entry("etc/ld.so.cache", tar::EntryType::Regular, 0o644, &cache, "");
     }
@@ -255,7 +268,8 @@ fn unmount_below(dir: &Path) {
 fn remove_cgroups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let groups = hierarchies.chain([root.to_owned()]).map(|path| path.join(name)).filter(|path| path.is_dir());
+    let groups =
+        hierarchies.chain([root.to_owned()]).map(|path| path.join(name)).filter(|path| path.is_dir());
     groups.filter(|group| !remove_group(group)).collect()
 }
 

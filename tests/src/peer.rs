@@ -190,6 +190,17 @@ impl Peer {
         crate::fixture::text(&answer["result"])
     }
 
+    /// The living process of a service, woken if it slept, by its number outside the jail: inside it is always the second.
+    pub async fn pid_of(&self, server: &str) -> i32 {
+        self.call_text(server, "version", serde_json::json!({})).await;
+        crate::eventually("a living process is shown", async || {
+            let status = self.request("mcp_status", serde_json::json!({ "server_name": server })).await;
+            let pid = i32::try_from(status["service"]["pid"].as_i64()?).ok()?;
+            crate::processes::is_alive(pid).then_some(pid)
+        })
+        .await
+    }
+
     /// Waits for a system event about this service; others are dropped on the way.
     pub async fn event(&self, event: &str, name: &str) -> Value {
         let mut events = self.events.lock().await;

@@ -86,12 +86,12 @@ async fn broker_and_runner_work_as_two_processes_on_postgresql_and_tcp() {
 
     let folder = fixture::python_folder(&apart.dir.path().join("folder"));
     apart.owner.ok(["deploy", "apart", folder.to_str().unwrap()]).await;
-    let pid = apart.owner.peer().await.call_text("apart", "pid", json!({})).await;
+    let pid = apart.owner.peer().await.pid_of("apart").await;
 
     broker.kill().await.unwrap();
     let broker = apart.broker();
     apart.until_runner_is(true).await;
-    let again = apart.owner.peer().await.call_text("apart", "pid", json!({})).await;
+    let again = apart.owner.peer().await.pid_of("apart").await;
     assert_eq!(again, pid, "a broker that comes back finds the service running");
 
     end(runner).await;
@@ -108,7 +108,7 @@ async fn broker_and_runner_work_as_two_processes_on_postgresql_and_tcp() {
     let runner = apart.runner(&apart.dir.path().join("runner.token"));
     apart.until_runner_is(true).await;
     let peer = apart.owner.peer().await;
-    assert_ne!(peer.call_text("apart", "pid", json!({})).await, pid, "a new runner, a new process");
+    assert_ne!(peer.pid_of("apart").await, pid, "a new runner, a new process");
 
     end(broker).await;
     end(runner).await;

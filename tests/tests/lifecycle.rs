@@ -41,7 +41,7 @@ async fn a_folder_is_deployed_called_updated_rolled_back_stopped_started_and_rem
         owner.ok(["rollback", "mine"]).await;
         assert_eq!(owner.ok(["call", "mine", "version"]).await.trim(), "one");
 
-        let before = owner.ok(["call", "mine", "pid"]).await.trim().parse().unwrap();
+        let before = owner.peer().await.pid_of("mine").await;
         owner.ok(["stop", "mine"]).await;
         assert!(!processes::is_alive(before), "the process outlived stop");
         let refused = owner.refused(["call", "mine", "pid"]).await;
@@ -50,7 +50,7 @@ async fn a_folder_is_deployed_called_updated_rolled_back_stopped_started_and_rem
         owner.ok(["start", "mine"]).await;
         assert_eq!(owner.ok(["call", "mine", "version"]).await.trim(), "one");
 
-        let pid = owner.ok(["call", "mine", "pid"]).await.trim().parse().unwrap();
+        let pid = owner.peer().await.pid_of("mine").await;
         owner.ok(["rm", "mine"]).await;
         assert!(!processes::is_alive(pid), "the process outlived rm");
         assert_eq!(owner.refused(["status", "mine"]).await.code, "not_found");
@@ -64,7 +64,7 @@ async fn a_failed_update_keeps_the_old_version_serving_and_says_why() {
     World::scene(async |world| {
         deploy_version(world, "kept", "good").await;
         let peer = world.owner.peer().await;
-        let pid = peer.call_text("kept", "pid", json!({})).await;
+        let pid = peer.pid_of("kept").await;
         let folder = fixture::python_folder(&world.folder("python"));
         let refused = world.owner.refused(["deploy", "kept", folder.to_str().unwrap(), "--args=exit"]).await;
         assert_eq!((refused.code.as_str(), refused.exit), ("start_exited", 4), "{}", refused.text);
@@ -74,7 +74,7 @@ async fn a_failed_update_keeps_the_old_version_serving_and_says_why() {
             refused.text
         );
         assert_eq!(peer.call_text("kept", "version", json!({})).await, "good");
-        assert_eq!(peer.call_text("kept", "pid", json!({})).await, pid, "the same process serves on");
+        assert_eq!(peer.pid_of("kept").await, pid, "the same process serves on");
         let status = world.status("kept").await;
         assert_eq!(status["phase"], "ready", "{status}");
         assert_eq!(status["failed_update"]["reason"]["code"], "start_exited", "{status}");
@@ -88,7 +88,7 @@ async fn an_idle_service_stops_and_a_call_wakes_it() {
     World::scene(async |world| {
         deploy(world, &world.owner, "sleepy", &["--idle-stop=10s"]).await;
         let peer = world.owner.peer().await;
-        let pid: i32 = peer.call_text("sleepy", "pid", json!({})).await.parse().unwrap();
+        let pid = peer.pid_of("sleepy").await;
         eventually("the idle service stops", async || (!processes::is_alive(pid)).then_some(())).await;
         eventually("it is shown as idle", async || {
             (world.status("sleepy").await["phase"] == "idle").then_some(())
@@ -96,7 +96,7 @@ async fn an_idle_service_stops_and_a_call_wakes_it() {
         .await;
         let tools = peer.request("mcp_schema", json!({ "server_name": "sleepy" })).await;
         assert!(tools["tools"].as_array().unwrap().len() > 5, "{tools}");
-        let woken: i32 = peer.call_text("sleepy", "pid", json!({})).await.parse().unwrap();
+        let woken = peer.pid_of("sleepy").await;
         assert!(woken != pid && processes::is_alive(woken));
     })
     .await;
@@ -299,7 +299,7 @@ async fn a_revoked_member_loses_everything_at_once() {
         deploy(world, &person, "own", &[]).await;
         let ana = person.peer().await;
         sees(&ana, "shared").await;
-        let pid: i32 = ana.call_text("own", "pid", json!({})).await.parse().unwrap();
+        let pid = ana.pid_of("own").await;
         world.owner.ok(["member", "Ana", "--revoke"]).await;
         ana.closed().await;
         eventually("the revoked member's service stops", async || (!processes::is_alive(pid)).then_some(()))
@@ -403,7 +403,7 @@ async fn a_crashed_server_comes_back_by_itself_and_those_in_scope_hear_of_it() {
     World::scene(async |world| {
         deploy(world, &world.owner, "frail", &["--mesh-wide"]).await;
         let peer = world.join("Ana", &[]).await.peer().await;
-        let pid = peer.call_text("frail", "pid", json!({})).await;
+        let pid = peer.pid_of("frail").await;
         let lost = peer.call("frail", "crash", json!({})).await;
         assert_eq!(lost["code"], "instance_lost", "{lost}");
         let event = peer.event("mcp_crashed", "frail").await;
@@ -413,7 +413,7 @@ async fn a_crashed_server_comes_back_by_itself_and_those_in_scope_hear_of_it() {
             "stderr is for those who may read logs: {event}"
         );
         // A call to a service that is on its way back waits for it.
-        assert_ne!(peer.call_text("frail", "pid", json!({})).await, pid);
+        assert_ne!(peer.pid_of("frail").await, pid);
         assert_eq!(world.status("frail").await["restarts"], 1);
     })
     .await;

@@ -22,7 +22,13 @@ const fn listed(name: &'static str, deploy: &'static str) -> Case {
     Case { name, deploy, call: None }
 }
 
-fn calls(name: &'static str, deploy: &'static str, tool: &'static str, args: Value, says: &'static str) -> Case {
+fn calls(
+    name: &'static str,
+    deploy: &'static str,
+    tool: &'static str,
+    args: Value,
+    says: &'static str,
+) -> Case {
     Case { name, deploy, call: Some((tool, args, says)) }
 }
 
@@ -63,10 +69,16 @@ fn of_npm() -> Vec<Case> {
         ),
         listed("context7", "--network context7.com,mcp.context7.com -- npx -y @upstash/context7-mcp"),
         listed("playwright", "-- npx -y @playwright/mcp"),
-        listed("notion", "--network api.notion.com --env NOTION_TOKEN=ntn_1 -- npx -y @notionhq/notion-mcp-server"),
+        listed(
+            "notion",
+            "--network api.notion.com --env NOTION_TOKEN=ntn_1 -- npx -y @notionhq/notion-mcp-server",
+        ),
         listed("tavily", "--network api.tavily.com --env TAVILY_API_KEY=tvly-1 -- npx -y tavily-mcp"),
         listed("devtools", "-- npx -y chrome-devtools-mcp"),
-        listed("brave", "--network api.search.brave.com --env BRAVE_API_KEY=b1 -- npx -y @brave/brave-search-mcp-server"),
+        listed(
+            "brave",
+            "--network api.search.brave.com --env BRAVE_API_KEY=b1 -- npx -y @brave/brave-search-mcp-server",
+        ),
         listed("chart", "-- npx -y @antv/mcp-server-chart"),
     ]
 }
@@ -82,7 +94,13 @@ fn of_pypi() -> Vec<Case> {
         ),
         listed("git", "-- uvx mcp-server-git"),
         calls("sqlite", "-- uvx mcp-server-sqlite --db-path ${HOME}/x.db", "list_tables", json!({}), "["),
-        calls("calculator", "-- uvx mcp-server-calculator", "calculate", json!({ "expression": "6*7" }), "42"),
+        calls(
+            "calculator",
+            "-- uvx mcp-server-calculator",
+            "calculate",
+            json!({ "expression": "6*7" }),
+            "42",
+        ),
         listed("arxiv", "--network export.arxiv.org -- uvx arxiv-mcp-server --storage-path ${HOME}"),
         listed("duckduckgo", "--network html.duckduckgo.com -- uvx duckduckgo-mcp-server"),
         listed("excel", "-- uvx excel-mcp-server stdio"),
@@ -97,7 +115,10 @@ async fn prove(world: &World, case: &Case) {
     assert_eq!(status["tier"], "strict", "{name}: {status}");
     let peer = world.owner.peer().await;
     let schema = peer.request("mcp_schema", json!({ "server_name": name })).await;
-    assert!(schema["tools"].as_array().is_some_and(|tools| !tools.is_empty()), "{name} lists tools: {schema}");
+    assert!(
+        schema["tools"].as_array().is_some_and(|tools| !tools.is_empty()),
+        "{name} lists tools: {schema}"
+    );
     if let Some((tool, args, says)) = call {
         let answer = peer.call(name, tool, args.clone()).await;
         assert!(answer["result"]["isError"] != json!(true), "{name}: {answer}");

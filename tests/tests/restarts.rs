@@ -22,18 +22,18 @@ async fn a_killed_broker_comes_back_to_running_services_and_their_memory() {
     World::scene(async |world| {
         deploy(world, "kept").await;
         let peer = world.owner.peer().await;
-        let pid = peer.call_text("kept", "pid", json!({})).await;
+        let pid = peer.pid_of("kept").await;
         peer.call_text("kept", "count", json!({})).await;
         let pending = peer
             .ask("mcp_call", json!({ "serverName": "kept", "toolName": "sleep", "args": { "ms": 90_000 } }));
         let mut pending = pending.await;
         world.kill_9_broker().await;
         assert!(pending.next().await.is_none(), "a waiter of a dead broker is not left waiting");
-        assert!(processes::is_alive(pid.parse().unwrap()), "the service runs on without a broker");
+        assert!(processes::is_alive(pid), "the service runs on without a broker");
         let since = Instant::now();
         world.up().await;
         let peer = world.owner.peer().await;
-        assert_eq!(peer.call_text("kept", "pid", json!({})).await, pid, "the same process");
+        assert_eq!(peer.pid_of("kept").await, pid, "the same process");
         // The goal is two seconds; `bench restart` measures it, for a busy machine must not decide a test.
         println!("first answer {:?} after the start", since.elapsed());
         assert_eq!(peer.call_text("kept", "count", json!({})).await, "2", "with its memory");

@@ -59,7 +59,10 @@ fn footprint(world: &World) -> Footprint {
         mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
         namespaces: namespaces(),
         cgroups: cgroups(Path::new("/sys/fs/cgroup"), false),
-        sockets: fs::read_to_string("/proc/net/unix").unwrap().matches(&*world.path().to_string_lossy()).count(),
+        sockets: fs::read_to_string("/proc/net/unix")
+            .unwrap()
+            .matches(&*world.path().to_string_lossy())
+            .count(),
         temporary: fs::read_dir(runner.join("tmp")).into_iter().flatten().count()
             + fs::read_dir(runner.join("staging")).into_iter().flatten().count(),
     }
@@ -76,7 +79,9 @@ async fn use_all(world: &World) {
     for name in SERVICES {
         eventually(&format!("{name} answers"), async || {
             let peer = world.owner.peer().await;
-            let answer = peer.request("mcp_call", json!({ "serverName": name, "toolName": "spawn", "args": {} })).await;
+            let answer = peer
+                .request("mcp_call", json!({ "serverName": name, "toolName": "spawn", "args": {} }))
+                .await;
             answer["result"].is_object().then_some(())
         })
         .await;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+mod bare;
 mod protocol;
 mod site;
 mod threats;
@@ -75,7 +76,8 @@ async fn the_suite(site: &Site<'_>, tier: Tier, secrets: &Secrets) {
         assert_eq!(status["tier"], if tier == Tier::Strict { "strict" } else { "light" }, "{status}");
         let scenarios = call(&peer, name, "scenarios", json!({})).await;
         for scenario in scenarios.as_array().unwrap_or_else(|| panic!("a list: {scenarios}")) {
-            let verdict = call(&peer, name, "attack", json!({ "scenario": scenario, "targets": targets })).await;
+            let verdict =
+                call(&peer, name, "attack", json!({ "scenario": scenario, "targets": targets })).await;
             assert!(verdict["lost"].is_null(), "{name} {scenario}: {verdict}");
             found.one(name, &verdict, secrets);
         }
@@ -96,10 +98,14 @@ async fn the_suite(site: &Site<'_>, tier: Tier, secrets: &Secrets) {
     assert_eq!(victim::intruders(&targets), [""; 0].map(std::path::PathBuf::from), "written outside");
     found.judge(tier);
     if tier == Tier::Strict {
-        let untouched = json!({ "signals": 0, "connections": [], "datagrams": 0, "intact": true, "strangers": [] });
+        let untouched =
+            json!({ "signals": 0, "connections": [], "datagrams": 0, "intact": true, "strangers": [] });
         assert_eq!(report, untouched, "what the victim saw");
     } else {
-        assert_eq!((&report["signals"], &report["intact"], &report["strangers"]), (&json!(0), &json!(true), &json!([])));
+        assert_eq!(
+            (&report["signals"], &report["intact"], &report["strangers"]),
+            (&json!(0), &json!(true), &json!([]))
+        );
     }
 }
 
@@ -151,7 +157,15 @@ impl Findings {
 
     /// Fires a bomb that may end the service. It is stopped when the allocation is refused, or when the service ends with
     /// the code that says why.
-    async fn bomb(&mut self, site: &Site<'_>, name: &str, scenario: &str, code: &str, targets: &Value, secrets: &Secrets) {
+    async fn bomb(
+        &mut self,
+        site: &Site<'_>,
+        name: &str,
+        scenario: &str,
+        code: &str,
+        targets: &Value,
+        secrets: &Secrets,
+    ) {
         let peer = site.owner.peer().await;
         let verdict = call(&peer, name, "attack", json!({ "scenario": scenario, "targets": targets })).await;
         if !verdict["lost"].is_object() {
@@ -175,10 +189,13 @@ impl Findings {
         let has_cgroups = self.has_cgroups.unwrap();
         let mut wrong = Vec::new();
         for scenario in &self.tried {
-            let row = threats.get(scenario).unwrap_or_else(|| panic!("{scenario} is not in docs/threat-model.md"));
+            let row =
+                threats.get(scenario).unwrap_or_else(|| panic!("{scenario} is not in docs/threat-model.md"));
             match (row.is_open(tier, has_cgroups), self.leaks.get(scenario)) {
                 (false, Some(how)) => wrong.push(format!("{scenario} LEAKED and is not listed: {how:#?}")),
-                (true, None) if !BY_LOAD.contains(&scenario.as_str()) => wrong.push(format!("{scenario} is listed as open for {tier:?}, but it is stopped")),
+                (true, None) if !BY_LOAD.contains(&scenario.as_str()) => {
+                    wrong.push(format!("{scenario} is listed as open for {tier:?}, but it is stopped"))
+                }
                 _ => {}
             }
         }
@@ -239,6 +256,17 @@ async fn hostile_servers_get_nothing_in_a_container_and_what_the_document_says_i
     suite_in(Place::Container { engine: &engine, user, flags: recommended_flags() }, Tier::Strict).await;
     suite_in(Place::Container { engine: &engine, user, flags: Vec::new() }, Tier::Light).await;
     engine.end().await;
+}
+
+/// The same probes with nothing between, as an ordinary user: what they can't find there they could not miss in a jail.
+#[tokio::test]
+async fn the_probes_find_what_nobody_hides() {
+    let bare = bare::Bare::start().await;
+    for (server, at_least) in [("python", 25), ("node", 12)] {
+        let leaks = bare.leaks(server).await;
+        assert!(leaks.len() >= at_least, "{server} finds only {leaks:?}");
+    }
+    bare.end().await;
 }
 
 #[test]

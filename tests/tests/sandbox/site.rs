@@ -23,7 +23,11 @@ pub enum Place<'a> {
     Host,
     /// This machine, with no privilege at all.
     User(u32),
-    Container { engine: &'a Engine, user: &'a str, flags: Vec<String> },
+    Container {
+        engine: &'a Engine,
+        user: &'a str,
+        flags: Vec<String>,
+    },
 }
 
 enum Running {
@@ -79,7 +83,14 @@ impl<'a> Site<'a> {
         }
         let owner = Person { name: "owner".into(), config: within("owner"), home: within("home") };
         // The workspace may lie where only its owner can go.
-        std::fs::copy(world::binary(), dir.path().join("claudemesh")).unwrap();
+        // By a process of its own: a child that another test forks meanwhile would hold a descriptor of ours open for
+        // writing, and then the copy can't be executed.
+        let copied = std::process::Command::new("cp")
+            .arg(world::binary())
+            .arg(dir.path().join("claudemesh"))
+            .spawn()
+            .and_then(|mut copy| copy.wait());
+        assert!(copied.unwrap().success(), "the binary is copied");
         let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         Self { dir, place, env, running: None, owner }
     }
@@ -105,11 +116,13 @@ impl<'a> Site<'a> {
 
     async fn up(&mut self) {
         let binary = self.path().join("claudemesh");
-        let command = [binary.to_str().unwrap(), "up", "--listen", "127.0.0.1:0", "--data"].map(str::to_owned);
+        let command =
+            [binary.to_str().unwrap(), "up", "--listen", "127.0.0.1:0", "--data"].map(str::to_owned);
         let command = [&command[..], &[self.data().to_str().unwrap().to_owned()]].concat();
         let running = match &self.place {
             Place::Host | Place::User(_) => {
-                let log = OpenOptions::new().create(true).append(true).open(self.path().join("up.log")).unwrap();
+                let log =
+                    OpenOptions::new().create(true).append(true).open(self.path().join("up.log")).unwrap();
                 let mut process = self.beside(&command);
                 process.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
                 Running::Process(process.spawn().unwrap())
@@ -254,7 +267,10 @@ pub fn recommended_flags() -> Vec<String> {
         let option = line.strip_prefix("- ").filter(|_| lists_options);
         if let Some(option) = option {
             let option = option.replace("seccomp=images/", &format!("seccomp={}/images/", root().display()));
-            flags.extend(["--security-opt".into(), option.replace("no-new-privileges:", "no-new-privileges=")]);
+            flags.extend([
+                "--security-opt".into(),
+                option.replace("no-new-privileges:", "no-new-privileges="),
+            ]);
         }
         lists_options = line == "security_opt:" || option.is_some();
         match line {

@@ -46,7 +46,11 @@ pub fn without_a_test(threats: &BTreeMap<String, Threat>) -> Vec<String> {
     let sources = sources(&root());
     let exists = |name: &String| sources.iter().any(|text| text.contains(&format!("fn {name}(")));
     let is_bare = |threat: &Threat| threat.tests.is_empty() || !threat.tests.iter().all(exists);
-    threats.iter().filter(|(_, threat)| is_bare(threat)).map(|(n, threat)| format!("{n}: {:?}", threat.tests)).collect()
+    threats
+        .iter()
+        .filter(|(_, threat)| is_bare(threat))
+        .map(|(n, threat)| format!("{n}: {:?}", threat.tests))
+        .collect()
 }
 
 fn sources(dir: &Path) -> Vec<String> {

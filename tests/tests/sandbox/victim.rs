@@ -53,7 +53,14 @@ impl Victim {
         std::fs::write(&script, CANARY).unwrap();
         let secret = format!("SECRET={}", secrets.process);
         let vault = site.path().join("victim/vault");
-        let argv = ["env", &secret, "/usr/bin/python3", script.to_str().unwrap(), vault.to_str().unwrap(), &secrets.process];
+        let argv = [
+            "env",
+            &secret,
+            "/usr/bin/python3",
+            script.to_str().unwrap(),
+            vault.to_str().unwrap(),
+            &secrets.process,
+        ];
         let mut command = site.beside(&argv.map(str::to_owned));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
@@ -73,7 +80,8 @@ impl Victim {
         let data = site.data();
         let files = [&planted["files"][0], &json!(find(&data, "db")), &json!(data.join("runner.log"))];
         let runner = data.join("runner");
-        let dirs = [site.path().join("victim/vault"), data.clone(), runner.clone(), site.owner.config.clone()];
+        let dirs =
+            [site.path().join("victim/vault"), data.clone(), runner.clone(), site.owner.config.clone()];
         let caches = ["cache", "artefacts", "blobs"].map(|name| runner.join(name));
         bait(dirs.iter().chain(&caches));
         json!({
@@ -127,7 +135,8 @@ fn bait<'a>(dirs: impl Iterator<Item = &'a PathBuf>) {
 pub fn intruders(targets: &Value) -> Vec<PathBuf> {
     let dirs = [&targets["dirs"], &targets["caches"]].into_iter().filter_map(Value::as_array).flatten();
     let entries = dirs.filter_map(|dir| std::fs::read_dir(dir.as_str()?).ok()).flatten().flatten();
-    let is_intruder = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("intruder"));
+    let is_intruder =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("intruder"));
     entries.map(|entry| entry.path()).filter(is_intruder).collect()
 }
 
@@ -138,7 +147,10 @@ fn find(dir: &std::path::Path, extension: &str) -> Option<std::path::PathBuf> {
 
 fn resolvers() -> Vec<String> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    text.lines().filter_map(|line| line.strip_prefix("nameserver ")).map(|rest| rest.trim().to_owned()).collect()
+    text.lines()
+        .filter_map(|line| line.strip_prefix("nameserver "))
+        .map(|rest| rest.trim().to_owned())
+        .collect()
 }
 
 /// A name that anybody may ask for and that means this machine.
