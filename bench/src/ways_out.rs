@@ -43,7 +43,7 @@ pub fn run(binary: &Path) -> Result<()> {
         .context("the program `fetch` is missing beside this one")?;
 
     let rule = EgressRule::parse(&format!("{name}:{port}"))?;
-    let config = EgressConfig { private: vec![rule.clone()], ..EgressConfig::default() };
+    let config = EgressConfig { private: vec![rule.clone().into()], ..EgressConfig::default() };
     let rules = Rules { allow: vec![rule], learn_until: None };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let argv = [&*program.to_string_lossy(), &*name, &port.to_string()];

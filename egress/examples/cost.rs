@@ -29,8 +29,11 @@ async fn main() -> Outcome<()> {
     tasks.spawn(answer(host));
     // Any name of this machine will do; this one is in every `/etc/hosts`, and no rule of a person can name it.
     let rule = wire::EgressRule { host: wire::egress::Host::Name("localhost".into()), port };
-    let config =
-        EgressConfig { private: vec![rule.clone()], max_daily_bytes: u64::MAX, ..EgressConfig::default() };
+    let config = EgressConfig {
+        private: vec![rule.clone().into()],
+        max_daily_bytes: u64::MAX,
+        ..EgressConfig::default()
+    };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let proxy = listener.local_addr()?.port();
     let rules = Rules { allow: vec![rule], learn_until: None };

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use wire::EgressRule;
+use wire::egress::PrivateHost;
 
 mod address;
 mod door;
@@ -47,7 +47,7 @@ use service::{Resolver, Service};
 pub struct EgressConfig {
     /// Names that may mean private addresses: the operator's own hosts. They still need a rule of the service. Link-local
     /// addresses and the cloud's metadata are not among them, whatever a name means.
-    pub private: Vec<EgressRule>,
+    pub private: Vec<PrivateHost>,
     /// Connections of one service at once.
     pub max_connections: usize,
     /// Bytes of one service in both directions within 24 hours.

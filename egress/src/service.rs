@@ -103,14 +103,20 @@ impl Service {
     ) -> Result<TcpStream, Refusal> {
         let deadline = Instant::now() + self.config.connect_timeout;
         let unreachable = Refusal::Verdict(Verdict::Unreachable);
-        let found = timeout_at(deadline, self.resolve(host, port)).await.map_err(|_| unreachable)?;
-        let found = found.map_err(|_| unreachable)?;
+        // What is learned is public: no operator meant a private name for a service that nobody has looked at yet.
+        let mut grants = self.config.private.iter().filter(|private| private.rule.covers(host, port));
+        let grant = grants.next().filter(|_| admitted == Verdict::Allowed);
+        let found = match grant.and_then(|grant| grant.address) {
+            Some(address) => vec![SocketAddr::new(address, port)],
+            None => {
+                let found = timeout_at(deadline, self.resolve(host, port)).await.map_err(|_| unreachable)?;
+                found.map_err(|_| unreachable)?
+            }
+        };
         if found.is_empty() {
             return Err(unreachable);
         }
-        // What is learned is public: no operator meant a private name for a service that nobody has looked at yet.
-        let is_granted =
-            admitted == Verdict::Allowed && self.config.private.iter().any(|rule| rule.covers(host, port));
+        let is_granted = grant.is_some();
         let may = |to: &SocketAddr| may_connect(*to, is_granted);
         let addresses: Vec<_> = found.into_iter().filter(may).collect();
         if addresses.is_empty() {

@@ -224,7 +224,10 @@ async fn names_that_mean_private_addresses_are_refused() {
     let world = Plan {
         rules: rules(&["rebound.com", "meta.com"]),
         names: vec![("rebound.com", private), ("meta.com", vec![any_port("169.254.169.254")])],
-        config: EgressConfig { private: rules(&["meta.com"]).allow, ..EgressConfig::default() },
+        config: EgressConfig {
+            private: rules(&["meta.com"]).allow.into_iter().map(Into::into).collect(),
+            ..EgressConfig::default()
+        },
     }
     .start()
     .await;

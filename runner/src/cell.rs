@@ -18,6 +18,7 @@ use egress::{Egress, EgressConfig, Ledger, Rules};
 use jail::cgroup::{Cgroups, Group, GroupLimits};
 use jail::{Isolation, JailSpec, LightView, Network, View};
 use sha2::{Digest, Sha256};
+use wire::egress::PrivateHost;
 use wire::isolation::IsolationReport;
 use wire::report::Reason;
 use wire::spec::Limits;
@@ -168,7 +169,8 @@ impl Cells {
         if private.is_empty() {
             return self.egress.clone();
         }
-        let private = [self.egress_config.private.as_slice(), private].concat();
+        let more = private.iter().cloned().map(PrivateHost::from);
+        let private = self.egress_config.private.iter().cloned().chain(more).collect();
         Egress::new(EgressConfig { private, ..self.egress_config.clone() })
     }
 

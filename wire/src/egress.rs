@@ -42,6 +42,8 @@ pub enum BadRule {
     Port(String),
     #[error("`{0}` would allow every name below a public suffix; name a domain that somebody owns")]
     TooWide(String),
+    #[error("`{0}`: behind `=` stands the address of one host")]
+    Meaning(String),
 }
 
 impl EgressRule {
@@ -128,6 +130,44 @@ fn is_owned(domain: &str) -> bool {
     }
 }
 
+/// A host of the operator's own, which may mean a private address: `HOST[:PORT][=ADDRESS]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrivateHost {
+    pub rule: EgressRule,
+    /// What the name means, where no resolver knows it.
+    pub address: Option<std::net::IpAddr>,
+}
+
+impl PrivateHost {
+    /// # Errors
+    /// [`BadRule`].
+    pub fn parse(text: &str) -> Result<Self, BadRule> {
+        let Some((rule, address)) = text.split_once('=') else {
+            return EgressRule::parse(text).map(Self::from);
+        };
+        let rule = EgressRule::parse(rule)?;
+        match (&rule.host, address.parse()) {
+            (Host::Name(_), Ok(address)) => Ok(Self { rule, address: Some(address) }),
+            _ => Err(BadRule::Meaning(text.to_owned())),
+        }
+    }
+}
+
+impl From<EgressRule> for PrivateHost {
+    fn from(rule: EgressRule) -> Self {
+        Self { rule, address: None }
+    }
+}
+
+impl fmt::Display for PrivateHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{}={address}", self.rule),
+            None => self.rule.fmt(f),
+        }
+    }
+}
+
 impl TryFrom<String> for EgressRule {
     type Error = BadRule;
     fn try_from(text: String) -> Result<Self, BadRule> {
@@ -191,6 +231,17 @@ mod tests {
             ("", BadRule::Name(String::new())),
         ] {
             assert_eq!(EgressRule::parse(text), Err(why));
+        }
+    }
+
+    #[test]
+    fn a_private_host_may_say_what_it_means() {
+        let read = |text: &str| PrivateHost::parse(text);
+        for text in ["db.corp:5432", "db.corp:5432=10.0.0.7", "db.corp:5432=fd00::7"] {
+            assert_eq!(read(text).expect(text).to_string(), text);
+        }
+        for text in ["db.corp=here", "*.corp.example=10.0.0.7", "db.corp="] {
+            assert_eq!(read(text), Err(BadRule::Meaning(text.into())));
         }
     }
 

@@ -101,7 +101,6 @@ error_codes! {
     Limit "limit" 409 User "The mesh has as many services as it may have." "Remove one with `claudemesh rm`, or raise MAX_SERVICES_PER_MESH.";
     Conflict "conflict" 409 Unavailable "Somebody else changed the same thing at the same time." "Look at the new state and try again.";
     Superseded "superseded" 409 User "A newer deploy of the same service replaced this one." "Look at `claudemesh status NAME`.";
-    NotEnforced "not_enforced" 400 User "The request asks for a limit that this version can not enforce." "Leave it out; a limit that is stored but not applied would be a lie.";
     NoPrevious "no_previous" 409 User "There is no earlier working version to go back to." "Deploy the version you want.";
     // ── invites (hosting reference §4.2) ──
     InviteBadSignature "invite_bad_signature" 400 User "The invite was not signed by the mesh owner, or was changed." "Ask for a new link.";

@@ -6,9 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use wire::EgressRule;
+use wire::egress::PrivateHost;
 
-use super::jail::rule;
 use crate::failure::Failure;
 use crate::units::parse_duration;
 
@@ -50,7 +49,7 @@ pub struct PrivateArgs {
     #[arg(
         long = "private-host",
         env = "CLAUDEMESH_PRIVATE_HOSTS",
-        value_name = "HOST[:PORT]",
+        value_name = "HOST[:PORT][=ADDRESS]",
         value_delimiter = ','
     )]
     hosts: Vec<String>,
@@ -58,9 +57,10 @@ pub struct PrivateArgs {
 
 impl PrivateArgs {
     /// An empty variable is no host.
-    pub fn rules(&self) -> Result<Vec<EgressRule>, Failure> {
+    pub fn read(&self) -> Result<Vec<PrivateHost>, Failure> {
         let named = self.hosts.iter().filter(|text| !text.trim().is_empty());
-        named.map(|text| rule(text).map_err(|why| Failure::user(format!("--private-host: {why}")))).collect()
+        let read = |text: &String| PrivateHost::parse(text.trim());
+        named.map(|text| read(text).map_err(|why| Failure::user(format!("--private-host: {why}")))).collect()
     }
 }
 
@@ -178,10 +178,10 @@ mod tests {
     #[test]
     fn an_empty_list_names_no_host_and_a_bad_one_is_refused() {
         let rules = |hosts: &[&str]| {
-            PrivateArgs { hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }.rules()
+            PrivateArgs { hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }.read()
         };
         assert!(rules(&["", " "]).unwrap().is_empty());
-        assert_eq!(rules(&["a.corp:8443", " b.corp"]).unwrap().len(), 2);
+        assert_eq!(rules(&["a.corp:8443=10.0.0.7", " b.corp"]).unwrap().len(), 2);
         assert!(rules(&["10.0.0.1"]).unwrap_err().message.starts_with("--private-host"));
     }
 }

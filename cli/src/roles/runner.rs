@@ -38,7 +38,7 @@ pub async fn runner(args: RunnerArgs) -> Result<u8, Failure> {
     let mut config = RunnerConfig::new(args.data, listen, PathBuf::from(OWN_IMAGE));
     config.orphan_timeout = args.orphan_timeout;
     config.git_schemes = args.git_schemes;
-    config.egress.private = args.private.rules()?;
+    config.egress.private = args.private.read()?;
     runner::run(config).await.map_err(|e| Failure::of_code(e.code(), e.to_string()))?;
     Ok(0)
 }

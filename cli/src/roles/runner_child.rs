@@ -12,8 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use wire::Tier;
+use wire::egress::PrivateHost;
 use wire::runner::Health;
-use wire::{EgressRule, Tier};
 
 use super::data::DataFolder;
 use super::runner::own_build;
@@ -46,7 +47,7 @@ struct Live {
 }
 
 impl RunnerChild {
-    pub fn new(data: DataFolder, private: &[EgressRule]) -> Result<Self, Failure> {
+    pub fn new(data: DataFolder, private: &[PrivateHost]) -> Result<Self, Failure> {
         client::install_tls();
         let socket = data.runner_socket();
         let http = reqwest::Client::builder()

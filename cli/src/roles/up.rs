@@ -23,7 +23,7 @@ use crate::out::Out;
 pub async fn up(here: &Here, args: UpArgs) -> Result<u8, Failure> {
     logging::start(Chatter::Warnings, args.json_logs);
     let data = DataFolder::of(&args.data)?;
-    let private = args.private.rules()?;
+    let private = args.private.read()?;
     let held = data.hold()?;
     // Before anything that a signal should end in order.
     let signals = Signals::install()?;

@@ -4,6 +4,7 @@
 //! Invariant: a job that is cancelled has cleaned up before it returns.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -125,8 +126,8 @@ async fn launch(start: &Start) -> Result<Launch, StartError> {
         cells: shop.cells.clone(),
         order: CellOrder {
             name: key.name.as_str().to_owned(),
-            argv: prepared.argv.clone(),
-            env: environment(apply, prepared),
+            argv: argv(apply, prepared, &home),
+            env: environment(apply, prepared, &home),
             cwd: prepared.cwd.clone(),
             home,
             tmp: None,
@@ -148,10 +149,24 @@ async fn launch(start: &Start) -> Result<Launch, StartError> {
     })
 }
 
-fn environment(apply: &Apply, prepared: &Prepared) -> Vec<(String, String)> {
+/// In an argument or a value of the deployer, stands for the service's own directory, whose path only the runner knows.
+const HOME_MARK: &str = "${HOME}";
+
+fn at_home(text: &str, home: &Path) -> String {
+    text.replace(HOME_MARK, &home.to_string_lossy())
+}
+
+fn argv(apply: &Apply, prepared: &Prepared, home: &Path) -> Vec<String> {
+    // The deployer's arguments are the last ones; a package's own are none of theirs.
+    let own = prepared.argv.len().saturating_sub(apply.spec.args.len());
+    let words = prepared.argv.iter().enumerate();
+    words.map(|(n, word)| if n < own { word.clone() } else { at_home(word, home) }).collect()
+}
+
+fn environment(apply: &Apply, prepared: &Prepared, home: &Path) -> Vec<(String, String)> {
     // The deployer's values win over the workshop's defaults (`NODE_ENV`, say); a name can not occur twice.
     let mut env: BTreeMap<String, String> = prepared.env.iter().cloned().collect();
-    env.extend(apply.secrets.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    env.extend(apply.secrets.env.iter().map(|(name, value)| (name.clone(), at_home(value.expose(), home))));
     // The jail sets these itself.
     env.retain(|name, _| name != "HOME" && name != "TMPDIR");
     env.into_iter().collect()

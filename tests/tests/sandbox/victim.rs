@@ -62,7 +62,8 @@ impl Victim {
             &secrets.process,
         ];
         let mut command = site.beside(&argv.map(str::to_owned));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Not killed when dropped: the end of its stdin lets it take its files away even when the test has failed.
         let mut child = command.spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
