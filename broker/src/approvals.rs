@@ -8,8 +8,8 @@
 use catalog::access::{self, Action, Caller, Decision};
 use catalog::quarantine::{self, Item, Kind};
 use serde::Serialize;
-use wire::peer::hosting::Drift;
 use wire::peer::mesh::McpUpdated;
+use wire::peer::trust::Drift;
 use wire::report::Lists;
 use wire::spec::ServiceSpec;
 use wire::{ErrorCode, MemberId, RawJson, ServiceKey};
@@ -190,7 +190,7 @@ fn tell(broker: &Broker, view: &MeshView, key: &ServiceKey) {
 
 #[cfg(test)]
 mod tests {
-    use wire::peer::hosting::DriftChange;
+    use wire::peer::trust::DriftChange;
 
     use super::*;
 

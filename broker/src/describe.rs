@@ -8,7 +8,8 @@ use catalog::access::{self, Action, Caller, Decision};
 use catalog::drift;
 use serde::Deserialize;
 use wire::ErrorCode;
-use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus, Suspicion};
+use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus};
+use wire::peer::trust::Suspicion;
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
 use wire::spec::{Pin, Source};
 

@@ -4,7 +4,7 @@
 //! compares it with what was applied).
 
 use catalog::access::{self, Action, Caller, Decision};
-use wire::peer::hosting::MeshPolicy;
+use wire::peer::trust::MeshPolicy;
 use wire::{ErrorCode, Policy};
 
 use crate::app::Broker;

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use catalog::access::{Caller, Subject, may_see};
 use catalog::quarantine::{self, Quarantine};
 use catalog::suspicion;
-use wire::peer::hosting::Suspicion;
+use wire::peer::trust::Suspicion;
 use wire::report::{Lists, Reason};
 use wire::spec::{Pin, ServiceSpec};
 use wire::{ErrorCode, Generation, MemberId, MeshId, PublicKey, Scope, ServiceKey, ServiceName};

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use wire::peer::hosting::{Drift, DriftChange};
+use wire::peer::trust::{Drift, DriftChange};
 use wire::report::Lists;
 use wire::{RawJson, Scope};
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use wire::RawJson;
-use wire::peer::hosting::Suspicion;
+use wire::peer::trust::Suspicion;
 use wire::text;
 
 /// Bytes of a description that somebody may still read.

@@ -4,8 +4,8 @@
 //! Not here: making the sockets (crate `jail`), who may change the rules (the broker).
 //!
 //! ```text
-//! jail:   getaddrinfo ─► 127.0.0.1:53   connect 198.18.0.7:443          HTTP proxy 127.0.0.1:3128 (or a light jail's)
-//! runner: lookup: name ◄─► 198.18.0.7   door: address ─► name           proxy: CONNECT name:port, GET http://name/
+//! jail:   getaddrinfo ─► 127.0.0.1:53   connect 11.198.0.7:443          HTTP proxy 127.0.0.1:3128 (or a light jail's)
+//! runner: lookup: name ◄─► 11.198.0.7   door: address ─► name           proxy: CONNECT name:port, GET http://name/
 //!                                             └──► rules ─► service: resolve, check addresses, connect ◄──┘
 //!                                                  gate: TLS server name or Host ─► relay ─► ledger
 //! ```

@@ -16,8 +16,8 @@ pub(crate) struct Range {
     pub(crate) count: u32,
 }
 
-/// 198.18.0.1 to 198.19.255.254.
-pub(crate) const FAKES: Range = Range { first: Ipv4Addr::new(198, 18, 0, 1), count: (1 << 17) - 2 };
+/// 11.198.0.1 to 11.199.255.254.
+pub(crate) const FAKES: Range = Range { first: Ipv4Addr::new(11, 198, 0, 1), count: (1 << 17) - 2 };
 
 #[derive(Debug)]
 pub(crate) struct Names {
@@ -106,10 +106,10 @@ mod tests {
         let mut names = Names::new(FAKES);
         let a = names.address_of("a.com");
         let b = names.address_of("b.com");
-        assert_eq!((a, b), (Ipv4Addr::new(198, 18, 0, 1), Ipv4Addr::new(198, 18, 0, 2)));
+        assert_eq!((a, b), (Ipv4Addr::new(11, 198, 0, 1), Ipv4Addr::new(11, 198, 0, 2)));
         assert_eq!(names.address_of("a.com"), a);
         assert_eq!(names.name_of(b).as_deref(), Some("b.com"));
-        for unknown in [[198, 18, 0, 3], [198, 18, 0, 0], [127, 0, 0, 1], [255, 255, 255, 255]] {
+        for unknown in [[11, 198, 0, 3], [11, 198, 0, 0], [127, 0, 0, 1], [255, 255, 255, 255]] {
             assert_eq!(names.name_of(Ipv4Addr::from(unknown)), None);
         }
     }

@@ -1,5 +1,5 @@
 //! Doors with real sockets. The fake addresses are some of 127/8, which are local on every machine: a listener on
-//! 0.0.0.0 then sees them as a jail's listener sees 198.18/15.
+//! 0.0.0.0 then sees them as a jail's listener sees 11.198/15.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

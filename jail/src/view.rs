@@ -60,7 +60,7 @@ pub struct LightView {
 pub enum Network {
     /// A loopback of its own, and no way out.
     None,
-    /// A loopback of its own, on which every address of 198.18.0.0/15 is local, with [`crate::Listeners`] that the runner
+    /// A loopback of its own, on which every address of 11.198.0.0/15 is local, with [`crate::Listeners`] that the runner
     /// answers on. `ports`: those to listen on besides DNS and the proxy, 128 at most; no server can listen on one itself.
     Filtered { ports: Vec<u16> },
     /// The runner's network, host services on its loopback included.

@@ -65,7 +65,7 @@ fn a_connection_arrives_with_the_address_that_was_meant_and_any_other_fails_at_o
         \x20       word = 'in'\n\
         \x20   except OSError as error: word = errno.errorcode[error.errno]\n\
         \x20   print(word if time.monotonic() - started < 1 else 'late', flush=True)\n\
-        with socket.create_connection(('198.18.0.5', 443)) as s:\n\
+        with socket.create_connection(('11.198.0.5', 443)) as s:\n\
         \x20   s.sendall(b'hello')\n\
         \x20   print(s.recv(16).decode(), flush=True)\n\
         tcp, udp = socket.SOCK_STREAM, socket.SOCK_DGRAM\n\
@@ -73,7 +73,7 @@ fn a_connection_arrives_with_the_address_that_was_meant_and_any_other_fails_at_o
         attempt(socket.AF_INET, tcp, ('169.254.169.254', 80))\n\
         attempt(socket.AF_INET, udp, ('10.0.0.1', 53))\n\
         attempt(socket.AF_INET6, tcp, ('2001:4860:4860::8888', 443))\n\
-        attempt(socket.AF_INET, tcp, ('198.18.0.5', 22))\n\
+        attempt(socket.AF_INET, tcp, ('11.198.0.5', 22))\n\
         attempt(socket.AF_INET, tcp, ('198.20.0.5', 443))\n\
         attempt(socket.AF_INET6, tcp, ('::1', 443))\n";
     for user in users() {
@@ -83,7 +83,7 @@ fn a_connection_arrives_with_the_address_that_was_meant_and_any_other_fails_at_o
         let listeners = listeners(&mut run);
         assert_eq!(listeners.ports.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [80, 443], "each once");
         let (mut stream, meant) = accepted(door(&listeners, 443));
-        assert_eq!(meant, "198.18.0.5:443".parse().unwrap());
+        assert_eq!(meant, "11.198.0.5:443".parse().unwrap());
         let mut bytes = [0; 5];
         stream.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"hello");
@@ -101,7 +101,7 @@ fn a_name_is_asked_for_at_the_runner_and_the_proxys_port_may_be_a_rules_too() {
     let Some(python) = system("python3") else { return };
     let script = "import socket\n\
         print(socket.getaddrinfo('name.test', 3128, socket.AF_INET, socket.SOCK_STREAM)[0][4][0], flush=True)\n\
-        a = socket.create_connection(('198.19.255.255', 3128)); b = socket.create_connection(('127.0.0.1', 3128))\n\
+        a = socket.create_connection(('11.199.255.255', 3128)); b = socket.create_connection(('127.0.0.1', 3128))\n\
         input()\n";
     for user in users() {
         let world = World::new();
@@ -118,11 +118,11 @@ fn a_name_is_asked_for_at_the_runner_and_the_proxys_port_may_be_a_rules_too() {
         answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
         answer[8..12].fill(0);
         answer.truncate(12 + 11 + 4);
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 18, 0, 9]);
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 11, 198, 0, 9]);
         listeners.dns.send_to(&answer, client).unwrap();
-        assert_eq!(run.line(), "198.18.0.9");
+        assert_eq!(run.line(), "11.198.0.9");
         let (_a, meant) = accepted(door(&listeners, 3128));
-        assert_eq!(meant, "198.19.255.255:3128".parse().unwrap());
+        assert_eq!(meant, "11.199.255.255:3128".parse().unwrap());
         let (_b, meant) = accepted(&listeners.proxy);
         assert_eq!(meant, (Ipv4Addr::LOCALHOST, 3128).into());
         run.say("\n");
@@ -172,7 +172,7 @@ fn without_the_runner_a_connection_is_refused_and_a_port_of_the_view_can_not_be_
         kept = []\n\
         attempt(lambda: listen(8080)); attempt(lambda: listen(8080, True)); attempt(lambda: listen(80)); attempt(lambda: listen(8081))\n\
         input()\n\
-        attempt(lambda: socket.create_connection(('198.18.0.1', 8080)))\n";
+        attempt(lambda: socket.create_connection(('11.198.0.1', 8080)))\n";
     let world = World::new();
     let mut run = start_strict(&world, vec![python, "-c".into(), script.into()], None, filtered(&[8080]));
     let listeners = listeners(&mut run);
@@ -187,12 +187,12 @@ fn without_the_runner_a_connection_is_refused_and_a_port_of_the_view_can_not_be_
 #[test]
 fn an_unmodified_node_fetch_comes_out_at_the_door() {
     let Some(node) = system("node") else { return };
-    let script = "fetch('http://198.18.0.7/path').then((r) => r.text()).then((t) => console.log(t))";
+    let script = "fetch('http://11.198.0.7/path').then((r) => r.text()).then((t) => console.log(t))";
     let world = World::new();
     let mut run = start_strict(&world, vec![node, "-e".into(), script.into()], None, filtered(&[80, 443]));
     let listeners = listeners(&mut run);
     let (mut stream, meant) = accepted(door(&listeners, 80));
-    assert_eq!(meant.to_string(), "198.18.0.7:80");
+    assert_eq!(meant.to_string(), "11.198.0.7:80");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -21,6 +21,10 @@ impl Web {
         Self { addr, _task: task }
     }
 
+    pub fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }

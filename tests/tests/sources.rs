@@ -105,13 +105,12 @@ async fn the_reference_servers_of_npm_work() {
 
 #[tokio::test]
 async fn the_reference_servers_of_pypi_work() {
-    World::scene(async |world| {
-        let router =
-            axum::Router::new().route("/page", axum::routing::get(|| async { "a page of the test" }));
-        let page = Web::serve(router).await;
-        let git = GitHost::start(world.folder("git")).await;
-        git.commit("repo", &[("README", "read me")]).await;
-        let repo = world.folder("git").join("repo");
+    let router = axum::Router::new().route("/page", axum::routing::get(|| async { "a page of the test" }));
+    let page = Web::serve(router).await;
+    // A name for it that only the runner's operator can give.
+    let private = format!("page.test:{}=127.0.0.1", page.port());
+    let env = vec![("CLAUDEMESH_PRIVATE_HOSTS".to_owned(), private)];
+    World::scene_with(Setup { env, ..Setup::default() }, async |world| {
         let case = |name, deploy: &str, tool, args, says: &str| Case {
             name,
             deploy: words(deploy),
@@ -131,17 +130,17 @@ async fn the_reference_servers_of_pypi_work() {
                     "21:00",
                 ),
                 case(
-                    "git",
-                    "-- uvx mcp-server-git",
-                    "git_log",
-                    json!({ "repo_path": repo.to_str().unwrap() }),
-                    "change",
+                    "sqlite",
+                    "-- uvx mcp-server-sqlite --db-path ${HOME}/tea.db",
+                    "create_table",
+                    json!({ "query": "CREATE TABLE tea (name TEXT)" }),
+                    "created",
                 ),
                 case(
                     "fetch",
-                    "-- uvx --from mcp-server-fetch mcp-server-fetch --allow-private-ips",
+                    &format!("--network page.test:{} -- uvx mcp-server-fetch", page.port()),
                     "fetch",
-                    json!({ "url": page.url("/page") }),
+                    json!({ "url": format!("http://page.test:{}/page", page.port()) }),
                     "a page of the test",
                 ),
             ],

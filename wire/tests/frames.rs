@@ -9,6 +9,7 @@ use wire::isolation::{IsolationReport, PrimitiveReport};
 use wire::peer::hello::{Attestation, Group, Hello, HelloAck, MemberProfile, SessionHello};
 use wire::peer::hosting::*;
 use wire::peer::mesh::*;
+use wire::peer::trust::*;
 use wire::peer::{Body, ErrorBody, Head, write};
 use wire::report::{EgressDecision, LogLine, Reason, Usage, Verdict};
 use wire::runner::Health;

@@ -6,7 +6,7 @@
 use catalog::access::{Action, Caller};
 use wire::EgressRule;
 use wire::egress::MAX_RULES;
-use wire::peer::hosting::McpNetwork;
+use wire::peer::trust::McpNetwork;
 use wire::spec::ServiceSpec;
 
 use super::new_service::network_rules;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use similar::TextDiff;
-use wire::peer::hosting::{Drift, DriftChange, McpApprove, McpStatus, McpStatusResult, ServiceStatus};
+use wire::peer::hosting::{McpStatus, McpStatusResult, ServiceStatus};
+use wire::peer::trust::{Drift, DriftChange, McpApprove};
 
 use super::ask;
 use super::deploy::count;
@@ -55,7 +56,7 @@ fn nothing_to_approve(here: &Here, service: &ServiceStatus) -> Result<(), Failur
 }
 
 fn suspicions(service: &ServiceStatus) -> String {
-    let line = |found: &wire::peer::hosting::Suspicion| {
+    let line = |found: &wire::peer::trust::Suspicion| {
         format!("\nsuspicious: {}: {}", brief(&found.tool, 64), plain_line(&found.what))
     };
     service.suspicions.iter().map(line).collect()

@@ -1,7 +1,8 @@
 //! `allow`, `deny`, `learn`: where a service may connect to. Each change is a new generation with the same pin.
 
 use wire::EgressRule;
-use wire::peer::hosting::{McpNetwork, McpStatus, McpStatusResult, ServiceStatus};
+use wire::peer::hosting::{McpStatus, McpStatusResult, ServiceStatus};
+use wire::peer::trust::McpNetwork;
 use wire::report::Verdict;
 
 use super::ask;

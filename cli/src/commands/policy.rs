@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wire::peer::hosting::{MeshPolicy, MeshPolicyResult};
+use wire::peer::trust::{MeshPolicy, MeshPolicyResult};
 use wire::{Policy, Tier};
 
 use super::ask;

@@ -1,7 +1,8 @@
 //! `why`: what stopped a service, or was refused to it, and the command that changes that.
 
 use serde::Serialize;
-use wire::peer::hosting::{Drift, FailedUpdate, McpStatus, McpStatusResult, ServiceStatus};
+use wire::peer::hosting::{FailedUpdate, McpStatus, McpStatusResult, ServiceStatus};
+use wire::peer::trust::Drift;
 use wire::report::{EgressDecision, Reason, Verdict};
 use wire::{EgressRule, ErrorCode};
 

@@ -172,10 +172,10 @@ mod tests {
         let query = read(&asked).expect("a query");
         assert_eq!(query.name.as_deref(), Some("api.github.com"));
         assert!(query.wants_address);
-        let answer = query.address(Ipv4Addr::new(198, 18, 0, 7));
+        let answer = query.address(Ipv4Addr::new(11, 198, 0, 7));
         assert_eq!(answer[..12], [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         assert_eq!(answer[12..asked.len()], asked[12..]);
-        assert_eq!(answer[asked.len()..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 18, 0, 7]);
+        assert_eq!(answer[asked.len()..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 11, 198, 0, 7]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) fn isolate(view: &View, tie: &UnixStream) -> Result<(), SetupError> {
         Network::None => raise_loopback().map_err(failed("loopback")),
         Network::Filtered { ports } => {
             raise_loopback().map_err(failed("loopback"))?;
-            route_fakes().map_err(failed("the route of 198.18.0.0/15"))?;
+            route_fakes().map_err(failed("the route of 11.198.0.0/15"))?;
             let doors = doors(ports)?;
             rights::send(tie, &[LISTENERS], &doors, MsgFlags::empty()).map_err(failed("the way out"))?;
             Ok(())

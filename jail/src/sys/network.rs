@@ -15,8 +15,10 @@ use nix::sys::socket::{
 
 /// The first interface of every network namespace.
 const LOOPBACK: u32 = 1;
-/// For measurements between networks (RFC 2544), so nobody's: every address in it is local to a filtered jail.
-const FAKES: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// Every address in it is local to a filtered jail. Of no special purpose, on purpose: servers that guard against requests
+/// to inside hosts refuse what a resolver answers from a reserved range such as 198.18.0.0/15. That it has an owner outside
+/// (who announces none of it) costs nothing, since no address but these can be reached from a jail at all.
+const FAKES: Ipv4Addr = Ipv4Addr::new(11, 198, 0, 0);
 const FAKES_LENGTH: u8 = 15;
 
 /// A new network namespace has a loopback that is down; a server may well talk to itself.
@@ -36,7 +38,7 @@ pub(crate) fn raise_loopback() -> Result<(), Errno> {
     Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) }).map(drop)
 }
 
-/// `local 198.18.0.0/15 dev lo`: a connection to any of these addresses arrives at whoever listens on its port here.
+/// `local 11.198.0.0/15 dev lo`: a connection to any of these addresses arrives at whoever listens on its port here.
 pub(crate) fn route_fakes() -> Result<(), Errno> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;

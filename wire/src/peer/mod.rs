@@ -8,6 +8,7 @@
 pub mod hello;
 pub mod hosting;
 pub mod mesh;
+pub mod trust;
 
 use std::borrow::Cow;
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use wire::peer::hosting::{
-    McpApprove, McpCatalogResult, McpDeploy, McpDeployProgress, McpNetwork, McpRollback, McpSchema, McpScope,
-    McpScopeResult, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
-    RunnerStatusResult, ServiceStatus,
+    McpCatalogResult, McpDeploy, McpDeployProgress, McpRollback, McpSchema, McpScope, McpScopeResult,
+    McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate, ServiceStatus,
 };
+use wire::peer::trust::{McpApprove, McpNetwork, RunnerStatusResult};
 
 use crate::deploy::{self, Change, NewService, News};
 use crate::error::FrameError;

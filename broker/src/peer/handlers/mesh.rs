@@ -2,10 +2,10 @@
 
 use catalog::access::{self, Action, Decision, Role};
 use wire::ErrorCode;
-use wire::peer::hosting::{MeshPolicy, MeshPolicyResult};
 use wire::peer::mesh::{
     InviteCreate, InviteCreated, MemberEntry, MemberListResult, MemberUpdate, MemberUpdated, PeersList,
 };
+use wire::peer::trust::{MeshPolicy, MeshPolicyResult};
 
 use crate::clock;
 use crate::error::FrameError;

@@ -6,7 +6,7 @@
 use client::Connection;
 use serde::Serialize;
 use wire::isolation::{IsolationReport, PrimitiveReport};
-use wire::peer::hosting::{MeshPolicy, MeshPolicyResult, RunnerStatus, RunnerStatusResult};
+use wire::peer::trust::{MeshPolicy, MeshPolicyResult, RunnerStatus, RunnerStatusResult};
 use wire::{Policy, Tier};
 
 use super::{Finding, Verdict, broken, fine, missing};
