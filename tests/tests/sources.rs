@@ -130,11 +130,11 @@ async fn the_reference_servers_of_pypi_work() {
                     "21:00",
                 ),
                 case(
-                    "sqlite",
-                    "-- uvx mcp-server-sqlite --db-path ${HOME}/tea.db",
-                    "create_table",
-                    json!({ "query": "CREATE TABLE tea (name TEXT)" }),
-                    "created",
+                    "calculator",
+                    "-- uvx mcp-server-calculator",
+                    "calculate",
+                    json!({ "expression": "6*7" }),
+                    "42",
                 ),
                 case(
                     "fetch",
