@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh Debian machine with a Rust toolchain: `make run` and `make test`.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
-.PHONY: run test test-fast test-unit test-e2e test-chaos lint bench setup clean help
+.PHONY: run test test-unit lint soak fuzz bench setup clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s '	'
@@ -22,6 +22,15 @@ test-unit: ## no registries, no database, no processes of ours
 lint: ## formatting and clippy
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
+
+soak: ## 10,000 killed servers and 100 killed runners (release build; about half an hour)
+	@scripts/setup.sh test
+	@cargo build --release -p cli
+	@cargo test --release -p jail --test strict_soak -- --nocapture
+	@cargo test --release -p tests --test soak -- --nocapture
+
+fuzz: ## each parser that faces a hostile side, a minute each (needs cargo-fuzz; see fuzz/README.md)
+	@fuzz/run.sh
 
 bench: ## the tables of docs/benchmarks.md (release build; minutes)
 	@scripts/setup.sh run
