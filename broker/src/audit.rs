@@ -16,8 +16,10 @@ use crate::observed::Link;
 use crate::store::{Counted, Store, StoreError, summed};
 use crate::views::ServiceView;
 
-/// Decisions that are shown of one service.
+/// Decisions that are shown of one service: that let it through, and that did not.
 const SHOWN: usize = 100;
+/// Lines about one service at a time: it can ask for ever new names, and must not fill the log.
+const LINES: usize = 10;
 /// A host name has at most 253 characters.
 const MAX_HOST: usize = 253;
 
@@ -32,15 +34,24 @@ pub(crate) async fn keep(store: &Store, unwritten: &Unwritten) -> Result<(), Sto
     let mut tx = store.begin().await?;
     let mut fresh = Vec::new();
     for ((key, boot), decisions) in unwritten {
-        let new = tx.egress().record(key, boot, decisions, clock::now_ms()).await?;
-        fresh.extend(new.into_iter().map(|decision| (key, decision)));
+        fresh.push((key, tx.egress().record(key, boot, decisions, clock::now_ms()).await?));
     }
     tx.commit().await?;
-    for (key, EgressDecision { host, port, verdict, .. }) in fresh {
-        tracing::info!(
-            target: "audit", { mesh.id = %key.mesh, service.name = %key.name },
-            "{key} connects to {host}:{port}: {}", verdict.as_str()
-        );
+    for (key, mut decisions) in fresh {
+        // Where it got to is what must not be left out.
+        decisions.sort_by_key(|decision| !decision.verdict.is_allowed());
+        for EgressDecision { host, port, verdict, .. } in decisions.iter().take(LINES) {
+            tracing::info!(
+                target: "audit", { mesh.id = %key.mesh, service.name = %key.name },
+                "{key} connects to {host}:{port}: {}", verdict.as_str()
+            );
+        }
+        if decisions.len() > LINES {
+            tracing::info!(
+                target: "audit", { mesh.id = %key.mesh, service.name = %key.name },
+                "{key} connects to {} hosts more than it did before", decisions.len() - LINES
+            );
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use catalog::access::{self, Action, Caller, Decision};
 use catalog::quarantine::Unreadable;
 use tokio::time::{Instant, timeout_at};
+use wire::report::Phase;
 use wire::runner::{Failure, Rpc, RpcLine};
 use wire::{ErrorCode, RawJson, ServiceKey};
 
@@ -25,6 +26,8 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 const SLACK: Duration = Duration::from_secs(1);
 /// How long a call that was not sent waits for a runner that is away.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The runner says at once that a process ended, and a moment later what of.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 const METHODS: &[&str] = &["tools/call", "prompts/get", "resources/read", "completion/complete"];
 
 /// What a peer asks of a hosted server.
@@ -223,6 +226,31 @@ fn callable(call: &Call<'_>) -> Result<ServiceKey, CallError> {
         });
     }
     Ok(service.key().clone())
+}
+
+/// With what the process died of, when it died under the call: a limit that was hit must not look like a fault of the server.
+pub async fn explained(broker: &Broker, key: &ServiceKey, error: CallError) -> CallError {
+    let CallError::Runner(RunnerError::Refused(mut failure)) = error else { return error };
+    if failure.code == ErrorCode::InstanceLost
+        && let Ok(why) = tokio::time::timeout(LAST_WORDS, fallen(broker, key)).await
+    {
+        failure.message = format!("{}: {why}", failure.message);
+    }
+    RunnerError::Refused(failure).into()
+}
+
+/// Waits until the service is seen down for a reason.
+async fn fallen(broker: &Broker, key: &ServiceKey) -> String {
+    loop {
+        let revision = broker.observed.revision();
+        let report = broker.observed.get(key);
+        let serving = report.as_ref().and_then(|report| report.serving.as_ref());
+        let down = serving.filter(|serving| !matches!(serving.phase, Phase::Ready | Phase::Idle));
+        if let Some(reason) = down.and_then(|serving| serving.reason.as_ref()) {
+            return reason.message.clone();
+        }
+        broker.observed.changed_since(revision).await;
+    }
 }
 
 /// Sends the request. Waits for a runner that is away, and for one that is back but has not been given the service

@@ -79,13 +79,13 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         usage: shown.and_then(|generation| generation.usage),
         limits: spec.limits,
         tier: shown.and_then(|generation| generation.tier),
-        network: spec.network.clone(),
+        network: if manageable { spec.network.clone() } else { Vec::new() },
         learning_until: spec.learn_until_ms.filter(|until| *until > clock::now_ms()).map(clock::iso),
         egress: Vec::new(),
         drift: None,
         suspicions,
         ready_since: shown.and_then(|generation| generation.ready_since_ms).map(clock::iso),
-        pid: shown.and_then(|generation| generation.pid),
+        pid: shown.filter(|_| manageable).and_then(|generation| generation.pid),
         updated_at: clock::iso(row.updated_at),
         manageable,
     }
@@ -124,6 +124,14 @@ pub fn schema(service: &ServiceView, caller: &Caller, tool: Option<&str>) -> Mcp
         instructions: lists.instructions.clone(),
         protocol: Some(lists.protocol.clone()),
     }
+}
+
+/// Without the tools and prompts that have no name, or two: what is withheld and what is called is told by the name.
+pub fn named_only(mut lists: Lists) -> Lists {
+    for definitions in [&mut lists.tools, &mut lists.prompts] {
+        definitions.retain(|raw| drift::tool_name(raw).is_some());
+    }
+    lists
 }
 
 /// The names of the tools, in order; a definition without one counts as empty.

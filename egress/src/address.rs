@@ -13,7 +13,7 @@ pub(crate) enum Reach {
     Public,
     /// Loopback, private, carrier-grade NAT: only for names that the operator lists.
     Private,
-    /// No host, the cloud's metadata, or this jail's own fake addresses: for nobody.
+    /// No host of the Internet, or the cloud's metadata: for nobody.
     Never,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn reach(address: IpAddr) -> Reach {
 fn reach_v4(address: Ipv4Addr) -> Reach {
     match address.octets() {
         _ if METADATA_V4.contains(&address) => Reach::Never,
-        // "This network", link-local, IETF protocols, 6to4 relays, fakes and benchmarks, multicast, reserved, broadcast.
+        // "This network", link-local, IETF protocols, 6to4 relays, benchmarks, multicast, reserved, broadcast.
         [0, ..]
         | [169, 254, ..]
         | [192, 0, 0, _]
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_fakes_and_groups_are_for_nobody() {
+    fn metadata_benchmarks_and_groups_are_for_nobody() {
         for address in [
             "0.0.0.0",
             "0.1.2.3",

@@ -36,7 +36,7 @@ pub(crate) async fn keep(listener: TcpListener, door: Door, service: Arc<Service
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
                     is_failing = false;
-                    match service.ledger.take_place(service.config.max_connections) {
+                    match service.take_place() {
                         Some(place) => {
                             let (door, service) = (door.clone(), service.clone());
                             connections.spawn(async move {

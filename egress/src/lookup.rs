@@ -50,7 +50,7 @@ async fn reply(socket: &UdpSocket, client: SocketAddr, packet: &[u8], service: &
 }
 
 fn answer(query: &Query<'_>, service: &Service) -> Vec<u8> {
-    let Some(name) = &query.name else { return query.refused() };
+    let Some(name) = &query.name else { return query.no_such_name() };
     match service.address_of(name) {
         Some(address) if query.wants_address => query.address(address),
         Some(_) => query.empty(),
@@ -59,7 +59,7 @@ fn answer(query: &Query<'_>, service: &Service) -> Vec<u8> {
             if query.wants_address {
                 service.ledger.record_lookup(name);
             }
-            query.refused()
+            query.no_such_name()
         }
     }
 }

@@ -6,22 +6,37 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use wire::report::Verdict;
 
 use crate::address::{self, Reach};
+use crate::ledger::Place;
 use crate::names::{Names, Range};
 use crate::{EgressConfig, Ledger, Rules};
 
 /// Lookups of one service at once: each holds a thread until the system's resolver gives up.
 const MAX_LOOKUPS: usize = 16;
+/// Lookups of all services at once: the runner's own work needs threads of the same pool.
+const MAX_ALL_LOOKUPS: usize = 128;
+static ALL_LOOKUPS: Semaphore = Semaphore::const_new(MAX_ALL_LOOKUPS);
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
+
+/// Of the connections of all services, one gets no more than such a part.
+const SHARE: usize = 4;
+const MOST_PLACES: usize = 1 << 16;
+static ALL_PLACES: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*N_PLACES));
+/// Connections of all services at once, each with two descriptors: half of what the runner may open is for its own work.
+static N_PLACES: LazyLock<usize> = LazyLock::new(|| {
+    let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(open_files / 4).unwrap_or(MOST_PLACES).clamp(SHARE, MOST_PLACES)
+});
 
 /// Reserved, and discarded: addresses that no machine has.
 const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
@@ -64,6 +79,13 @@ impl Service {
     ) -> Self {
         let names = Mutex::new(Names::new(range));
         Self { config, ledger, rules, names, resolver, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    }
+
+    /// For one connection, until it is dropped; `None`: this service has as many as it may, or all services together.
+    pub(crate) fn take_place(&self) -> Option<(Place, SemaphorePermit<'static>)> {
+        let among_all = ALL_PLACES.try_acquire().ok()?;
+        let place = self.ledger.take_place(self.config.max_connections.min(*N_PLACES / SHARE))?;
+        Some((place, among_all))
     }
 
     /// The fake address of a name; `None`: the name is not to be used.
@@ -139,10 +161,11 @@ impl Service {
         match &self.resolver {
             Resolver::System => {
                 let permit = self.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+                let among_all = ALL_LOOKUPS.acquire().await.map_err(io::Error::other)?;
                 let host = host.to_owned();
                 let look_up = move || {
                     // Held by the thread: a lookup that nobody waits for any longer still takes its place.
-                    let _permit = permit;
+                    let _permits = (permit, among_all);
                     let found = (host.as_str(), port).to_socket_addrs()?;
                     Ok(found.take(MAX_ADDRESSES).collect())
                 };
@@ -189,6 +212,17 @@ mod tests {
 
     fn to(text: &str) -> SocketAddr {
         text.parse().expect(text)
+    }
+
+    #[test]
+    fn one_service_takes_a_part_of_what_the_runner_may_open_whatever_its_cap() {
+        let config = Arc::new(EgressConfig { max_connections: usize::MAX, ..EgressConfig::default() });
+        let ledger = Arc::<Ledger>::default();
+        let service = Service::new(config, Rules::default(), ledger, crate::names::FAKES, Resolver::System);
+        let places: Vec<_> = std::iter::from_fn(|| service.take_place()).collect();
+        assert!((1..=*N_PLACES / SHARE).contains(&places.len()), "{} of {}", places.len(), *N_PLACES);
+        drop(places);
+        assert!(service.take_place().is_some());
     }
 
     #[test]

@@ -3,8 +3,6 @@
 
 #[path = "support/ground.rs"]
 mod ground;
-#[path = "support/prepare.rs"]
-mod prepare;
 
 use ground::Ground;
 use wire::spec::ArchiveFormat;

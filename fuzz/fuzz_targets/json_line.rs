@@ -1,11 +1,7 @@
 //! One line that a hosted server wrote.
 #![no_main]
 
-#[expect(dead_code, reason = "only the readers and the editors are run")]
-#[path = "../../runner/src/mcp/frame.rs"]
-mod frame;
-
-use frame::Message;
+use runner::mcp::frame::{self, Message};
 use serde_json::value::RawValue;
 
 libfuzzer_sys::fuzz_target!(|line: &[u8]| {

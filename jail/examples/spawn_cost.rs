@@ -1,5 +1,5 @@
-//! What a jail costs at start: plain, light, strict and strict with a filtered network, interleaved; p10 and median of the
-//! time from `spawn` to the end.
+//! What a jail costs at start: plain, light, strict, strict with a filtered network, and that one in a cgroup as the runner
+//! starts it, interleaved; p10 and median of the time from `spawn` to the end.
 //!
 //! Here: a print, asserted by nobody. Run `cargo run -p jail --release --example spawn_cost -- [rounds] [program args…]`.
 
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use jail::cgroup::{Cgroups, Group, GroupLimits};
 use jail::{Isolation, JailSpec, LightView, Limits, Network, Reading, Report, View};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -29,17 +30,27 @@ fn main() -> Result<ExitCode, Failure> {
     let light = Isolation::Light(LightView { uid, ..LightView::default() });
     let strict = |network| Isolation::Strict(View { uid, network, ..View::default() });
     let filtered = strict(Network::Filtered { ports: vec![80, 443] });
-    let jails = [("light", light), ("strict", strict(Network::None)), ("filtered", filtered)];
+    let cgroups = Cgroups::find(&format!("spawn-cost-{}", std::process::id()));
+    let limits = GroupLimits { memory_bytes: 512 << 20, pids: 128, milli_cpus: None };
+    let group = cgroups.as_ref().ok().map(|cgroups| cgroups.make("all", limits)).transpose()?;
+    let none = Vec::new();
+    let groups = group.as_ref().map(Group::directories).unwrap_or_default();
+    let jails = [
+        ("light", light, &none),
+        ("strict", strict(Network::None), &none),
+        ("filtered", filtered.clone(), &none),
+        ("grouped", filtered, &groups),
+    ];
     std::fs::create_dir_all(&home)?;
-    let mut times = [const { Vec::new() }; 4];
+    let mut times = [const { Vec::new() }; 5];
     for _ in 0..rounds {
         times[0].push(plain(&argv)?);
-        for (times, (name, isolation)) in times[1..].iter_mut().zip(&jails) {
-            times.push(jailed(&exe, &argv, &home.join(name), isolation.clone())?);
+        for (times, (name, isolation, groups)) in times[1..].iter_mut().zip(&jails) {
+            times.push(jailed(&exe, &argv, &home.join(name), isolation.clone(), groups)?);
         }
     }
     std::fs::remove_dir_all(&home)?;
-    let names = ["plain"].into_iter().chain(jails.iter().map(|(name, _)| *name));
+    let names = ["plain"].into_iter().chain(jails.iter().map(|(name, ..)| *name));
     for (name, mut times) in names.zip(times) {
         times.sort_unstable();
         let ms = |place: usize| times[place].as_secs_f64() * 1000.0;
@@ -60,7 +71,13 @@ fn plain(argv: &[String]) -> Result<Duration, Failure> {
     Ok(start.elapsed())
 }
 
-fn jailed(exe: &Path, argv: &[String], home: &Path, isolation: Isolation) -> Result<Duration, Failure> {
+fn jailed(
+    exe: &Path,
+    argv: &[String],
+    home: &Path,
+    isolation: Isolation,
+    groups: &[PathBuf],
+) -> Result<Duration, Failure> {
     let (mut output, stdout) = std::io::pipe()?;
     let stdin = std::fs::File::open("/dev/null")?;
     let stdio =
@@ -73,7 +90,7 @@ fn jailed(exe: &Path, argv: &[String], home: &Path, isolation: Isolation) -> Res
         tmp: home.with_extension("tmp"),
         limits: Limits::default(),
         isolation,
-        cgroups: Vec::new(),
+        cgroups: groups.to_vec(),
     };
     let start = Instant::now();
     let mut jailed = jail::spawn(exe, &spec, stdio)?;

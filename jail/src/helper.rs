@@ -9,10 +9,11 @@
 //! ```
 //! Invariant: the loop leaves `ending` only when the kernel says ECHILD, and waits for events everywhere.
 
+mod outbox;
 mod starting;
 
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -21,15 +22,15 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::MsgFlags;
 use nix::unistd::Pid;
 
-use crate::frame::{self, Inbox, MAX_REPORT};
+use crate::frame::Inbox;
 use crate::process::oom_kills;
 use crate::report::{Command, Ending, Exit, Report, Step, Verdict};
 use crate::strict::Tie;
-use crate::sys::{self, Children, Reaped, rights};
+use crate::sys::{self, Children, Reaped};
 use crate::tree;
+use outbox::Outbox;
 use starting::Starting;
 
 const FIRST_PACE: Duration = Duration::from_millis(20);
@@ -46,11 +47,13 @@ pub fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    match starting::prepare(&control) {
-        Ok(prepared) => Helper::new(control, prepared).run(),
+    let mut outbox = Outbox::default();
+    match starting::prepare(&control, &mut outbox) {
+        Ok(prepared) => Helper::new(control, outbox, prepared).run(),
         Err(failure) => {
-            tell(&control, &failure.report());
-            tell(&control, &Report::Gone);
+            outbox.put(&failure.report());
+            outbox.put(&Report::Gone);
+            outbox.send(&control);
             ExitCode::FAILURE
         }
     }
@@ -70,6 +73,8 @@ struct Prepared {
 struct Helper {
     /// `None` when the runner's end is closed.
     control: Option<UnixStream>,
+    /// Sent at the end of each turn.
+    outbox: Outbox,
     commands: Inbox,
     signals: SignalFd,
     /// `None` when it is reaped; until then its pid and group are nobody else's.
@@ -96,10 +101,11 @@ struct Sweeps {
 }
 
 impl Helper {
-    fn new(control: UnixStream, prepared: Prepared) -> Self {
+    fn new(control: UnixStream, outbox: Outbox, prepared: Prepared) -> Self {
         let Prepared { server, tie, starting, signals, memory_bytes, oom_kills } = prepared;
         Self {
             control: Some(control),
+            outbox,
             commands: Inbox::default(),
             signals,
             server: Some(server),
@@ -119,6 +125,7 @@ impl Helper {
             match self.reap() {
                 Ok(Children::None) => {
                     self.tell(&Report::Gone);
+                    self.send();
                     return if self.has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
                 }
                 Ok(_) => {}
@@ -126,6 +133,7 @@ impl Helper {
                 Err(_) => return ExitCode::FAILURE,
             }
             self.check_clock(Instant::now());
+            self.send();
             if self.wait().is_err() {
                 return ExitCode::FAILURE;
             }
@@ -199,9 +207,11 @@ impl Helper {
     }
 
     fn check_clock(&mut self, now: Instant) {
-        if let Some(late) = self.starting.as_ref().filter(|starting| starting.deadline <= now) {
-            let report = late.timed_out();
-            self.fail(&report);
+        if self.starting.as_ref().is_some_and(|starting| starting.deadline <= now) {
+            self.hear_progress();
+            if let Some(report) = self.starting.as_ref().map(Starting::timed_out) {
+                self.fail(&report);
+            }
         }
         let Some(sweeps) = self.ending.as_mut().filter(|sweeps| sweeps.next <= now) else { return };
         let left = tree::sweep(Pid::this().as_raw()).unwrap_or(0);
@@ -237,12 +247,17 @@ impl Helper {
         let control = self.control.as_ref().map(AsFd::as_fd);
         let progress = self.starting.as_ref().map(|starting| starting.progress.as_fd());
         let init = self.tie.as_ref().filter(|_| self.ending.is_none()).map(AsFd::as_fd);
+        // Until the program is executed only the end of the steps counts, in success and in failure: waking up for each
+        // of them would take the processor from the one who does them.
+        let (any, end) = (PollFlags::POLLIN, PollFlags::empty());
+        let of_init = if self.starting.is_some() { end } else { any };
         let mut places = Vec::with_capacity(4);
         let mut fds = Vec::with_capacity(4);
-        for (place, fd) in [control, progress, init, Some(self.signals.as_fd())].into_iter().enumerate() {
+        let all = [(control, any), (progress, end), (init, of_init), (Some(self.signals.as_fd()), any)];
+        for (place, (fd, events)) in all.into_iter().enumerate() {
             if let Some(fd) = fd {
                 places.push(place);
-                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+                fds.push(PollFd::new(fd, events));
             }
         }
         let timeout = until.map_or(PollTimeout::NONE, |until| {
@@ -275,6 +290,9 @@ impl Helper {
         let Some(starting) = self.starting.as_mut() else { return };
         let (reports, is_over) = starting.hear();
         for report in &reports {
+            if self.has_failed {
+                return;
+            }
             match report {
                 Report::Failed { .. } => self.fail(report),
                 Report::Step { name: Step::Network } => self.hand_out(report),
@@ -289,11 +307,13 @@ impl Helper {
         }
     }
 
-    /// The jail's sockets go with the step that made them. Without them the server would wait for answers in vain.
+    /// The jail's sockets go with the step that made them. Without them the server, which may be executed by now, would
+    /// wait for answers in vain.
     fn hand_out(&mut self, made: &Report) {
         let sockets = self.tie.as_mut().map_or(Ok(Vec::new()), Tie::take_listeners);
+        self.outbox.put(made);
         let sent = sockets.and_then(|sockets| match &self.control {
-            Some(control) => tell_with(control, made, &sockets),
+            Some(control) => self.outbox.send_with(control, &sockets),
             None => Ok(()),
         });
         if let Err(errno) = sent {
@@ -352,22 +372,13 @@ impl Helper {
         self.end();
     }
 
-    fn tell(&self, report: &Report) {
-        if let Some(control) = &self.control {
-            tell(control, report);
-        }
+    fn tell(&mut self, report: &Report) {
+        self.outbox.put(report);
     }
-}
 
-/// A runner that is gone or doesn't read is noticed by its end of the socket, never by waiting here.
-fn tell(control: &UnixStream, report: &Report) {
-    let _ = tell_with(control, report, &[]);
-}
-
-fn tell_with(control: &UnixStream, report: &Report, fds: &[OwnedFd]) -> Result<(), Errno> {
-    let bytes = frame::encode(report, 256, MAX_REPORT).map_err(|_| Errno::EMSGSIZE)?;
-    match rights::send(control, &bytes, fds, MsgFlags::MSG_DONTWAIT)? {
-        sent if sent == bytes.len() => Ok(()),
-        _ => Err(Errno::EAGAIN),
+    fn send(&mut self) {
+        if let Some(control) = &self.control {
+            self.outbox.send(control);
+        }
     }
 }

@@ -17,7 +17,8 @@
 //!
 //! [`Isolation::Light`] needs no namespace: Landlock for files and TCP, seccomp, and as root a uid of its own for each
 //! service. The server can read the system's programs and what the spec names, write its own directories, connect to the
-//! runner's proxy, and nothing else; no socket of its own can listen. **It sees** the processes of the machine with their
+//! port of the runner's proxy, and nothing else; no socket of its own can listen. **Landlock knows ports and no addresses**:
+//! whoever listens on that port on another machine is reached past the proxy. **It sees** the processes of the machine with their
 //! command lines, the names, sizes and owners of files, mounts, routes and the host's name. Where it has no uid of its own
 //! (the runner is an ordinary user) it can, besides, change mode, owner, times and attributes of that user's files, which
 //! Landlock does not rule, and before Linux 6.12 signal that user's processes, the helper among them. A helper that dies of

@@ -138,7 +138,7 @@ impl Jailed {
             if let Some(report) = self.inbox.next()? {
                 return Ok(Reading::Report(report));
             }
-            let mut bytes = [0; 1024];
+            let mut bytes = [0; 4096];
             match rights::receive(&self.control, &mut bytes) {
                 Ok(received) if received.is_cut => return Err(ControlError::Socket(Errno::EMFILE.into())),
                 Ok(received) => {

@@ -310,7 +310,7 @@ fn mapped_uid() -> Result<(), Errno> {
     if !unistd::geteuid().is_root() {
         return Ok(());
     }
-    match fork_into(CloneFlags::CLONE_NEWUSER)? {
+    match fork_into(CloneFlags::CLONE_NEWUSER, None)? {
         ForkResult::Child => {
             unistd::pause();
             sys::exit_now(0)

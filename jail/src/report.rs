@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Report {
-    /// A step is done.
+    /// A step is done. Told together with what came of them all, not one by one.
     Step { name: Step },
     /// A step failed; no server runs. `Gone` follows.
     Failed { step: Step, errno: Option<i32>, message: String },
@@ -46,8 +46,8 @@ pub enum Ending {
 }
 
 /// The steps. A light jail does `Spec` to `Directories`, `Sources` and `Fork` in the helper, then `Cgroup`, `Identity`,
-/// `Capabilities` and `Session` to `Exec` in the process that becomes the server. A strict one does `Spec` to `Cgroup` in
-/// the helper, `Namespaces` to `Fork` in the init of the new pid namespace, `Session` to `Exec` (without
+/// `Capabilities` and `Session` to `Exec` in the process that becomes the server. A strict one does `Spec` to
+/// `Directories` in the helper, `Cgroup` to `Fork` in the init of the new pid namespace, `Session` to `Exec` (without
 /// `NoNewPrivileges` and `ParentDeath`) in the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

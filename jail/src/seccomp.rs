@@ -2,7 +2,8 @@
 //!
 //! Here: the list, and how each is refused. Not here: limits by user or file, which other steps hold.
 //! Invariant: a call that a run-time library tries and can do without answers ENOSYS, so that it takes its other way;
-//! everything else answers EPERM. Nothing is killed, and memory stays executable: V8 needs it.
+//! everything else answers EPERM. A call that is younger than this list is ENOSYS, too: nobody has judged it yet. Nothing
+//! is killed, and memory stays executable: V8 needs it.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,15 @@ type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 const UNKNOWN: [c_long; 5] =
     [SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, SYS_memfd_secret];
 
-const REFUSED: [c_long; 60] = [
+/// Calls that are younger than the C library's list; their numbers are the same on every machine.
+const PROCESS_MRELEASE: c_long = 448;
+const STATMOUNT: c_long = 457;
+const LISTMOUNT: c_long = 458;
+const LSM_SET_SELF_ATTR: c_long = 460;
+const OPEN_TREE_ATTR: c_long = 467;
+const FILE_SETATTR: c_long = 469;
+
+const REFUSED: [c_long; 66] = [
     // Other processes.
     SYS_ptrace,
     SYS_process_vm_readv,
@@ -31,6 +40,7 @@ const REFUSED: [c_long; 60] = [
     SYS_process_madvise,
     SYS_pidfd_getfd,
     SYS_kcmp,
+    PROCESS_MRELEASE,
     // Namespaces and mounts.
     SYS_unshare,
     SYS_setns,
@@ -39,6 +49,9 @@ const REFUSED: [c_long; 60] = [
     SYS_pivot_root,
     SYS_chroot,
     SYS_open_tree,
+    OPEN_TREE_ATTR,
+    STATMOUNT,
+    LISTMOUNT,
     SYS_move_mount,
     SYS_mount_setattr,
     SYS_fsopen,
@@ -50,6 +63,8 @@ const REFUSED: [c_long; 60] = [
     SYS_fanotify_init,
     SYS_quotactl,
     SYS_quotactl_fd,
+    FILE_SETATTR,
+    LSM_SET_SELF_ATTR,
     // The kernel's keys, programs, counters and page faults.
     SYS_add_key,
     SYS_request_key,
@@ -113,8 +128,12 @@ const IOPRIO_WHO_PROCESS_NUMBER: u64 = 1;
 const KIND: u64 = 0xf;
 /// An old way to a packet socket.
 const SOCK_PACKET_NUMBER: c_int = 10;
-const IPPROTO_MPTCP_NUMBER: u64 = 262;
-const TCP_FASTOPEN_CONNECT_NUMBER: u64 = 30;
+/// The rest goes round TCP's rules, or is a part of the kernel that it would load for anybody who asks.
+const PROTOCOLS: [c_int; 5] = [0, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMPV6];
+/// TCP_FASTOPEN_CONNECT, and TCP_ULP, which puts another protocol into a socket's place.
+const TCP_OPTIONS: [u64; 2] = [30, 31];
+/// A lease makes whoever opens the file wait for its holder: with one uid for all, the runner and other services, too.
+const F_SETLEASE_NUMBER: u64 = 1024;
 /// TIOCSTI, TIOCLINUX, TIOCSETD: typing into a terminal, selecting on a console, another line discipline.
 const TERMINAL: [u64; 3] = [0x5412, 0x541c, 0x5423];
 
@@ -140,10 +159,7 @@ fn apply(filter: Filter) -> Result<(), String> {
     let unknown = compile(UNKNOWN.map(|call| (call, Vec::new())).into(), ENOSYS)?;
     seccompiler::apply_filter(&refused).map_err(text)?;
     seccompiler::apply_filter(&unknown).map_err(text)?;
-    if cfg!(target_arch = "x86_64") {
-        refuse_foreign_numbers().map_err(|errno| errno.to_string())?;
-    }
-    Ok(())
+    refuse_foreign_numbers().map_err(|errno| errno.to_string())
 }
 
 fn compile(rules: Rules, errno: c_int) -> Result<BpfProgram, String> {
@@ -169,11 +185,14 @@ fn refused(filter: Filter) -> Result<Rules, BackendError> {
     rules.insert(SYS_sendto, vec![fast(3)?]);
     rules.insert(SYS_sendmsg, vec![fast(2)?]);
     rules.insert(SYS_sendmmsg, vec![fast(3)?]);
-    let option = [
-        argument(1, Width::Dword, Is::Eq, IPPROTO_TCP as u64)?,
-        argument(2, Width::Dword, Is::Eq, TCP_FASTOPEN_CONNECT_NUMBER)?,
-    ];
-    rules.insert(SYS_setsockopt, vec![rule(option)?]);
+    let option = |option| {
+        rule([
+            argument(1, Width::Dword, Is::Eq, IPPROTO_TCP as u64)?,
+            argument(2, Width::Dword, Is::Eq, option)?,
+        ])
+    };
+    rules.insert(SYS_setsockopt, TCP_OPTIONS.into_iter().map(option).collect::<Result<_, _>>()?);
+    rules.insert(SYS_fcntl, vec![rule([argument(1, Width::Dword, Is::Eq, F_SETLEASE_NUMBER)?])?]);
     let terminal = TERMINAL.map(|request| rule([argument(1, Width::Dword, Is::Eq, request)?]));
     rules.insert(SYS_ioctl, terminal.into_iter().collect::<Result<_, _>>()?);
     if let Filter::Light { path_sockets } = filter {
@@ -218,8 +237,8 @@ fn light_sockets(path_sockets: bool) -> Result<Vec<SeccompRule>, BackendError> {
     Ok(rules)
 }
 
-/// Refused: every family but these three and the list of one's own addresses; raw and packet kinds; the protocols that
-/// go round TCP's rules.
+/// Refused: every family but these three and the list of one's own addresses; raw and packet kinds; protocols but the
+/// ordinary ones.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     let other_family = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
     let other_family = other_family.map(|family| argument(0, Width::Dword, Is::Ne, family as u64));
@@ -235,20 +254,17 @@ fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
             argument(1, Width::Dword, Is::MaskedEq(KIND), kind as u64)?,
         ])
     };
-    let protocol = |protocol: u64| {
-        rule([
-            argument(0, Width::Dword, Is::Ne, AF_UNIX as u64)?,
-            argument(2, Width::Dword, Is::Eq, protocol)?,
-        ])
-    };
+    let internet = [AF_UNIX, AF_NETLINK].map(|family| argument(0, Width::Dword, Is::Ne, family as u64));
+    let other_protocol =
+        PROTOCOLS.map(|protocol| argument(2, Width::Dword, Is::Ne, protocol.unsigned_abs().into()));
+    let other_protocol = internet.into_iter().chain(other_protocol).collect::<Result<_, _>>()?;
     Ok(vec![
         other_family,
         other_netlink,
         kind(SOCK_RAW)?,
         kind(SOCK_PACKET_NUMBER)?,
         kind(SOCK_RDM)?,
-        protocol(IPPROTO_MPTCP_NUMBER)?,
-        protocol(IPPROTO_SCTP as u64)?,
+        SeccompRule::new(other_protocol)?,
     ])
 }
 

@@ -22,10 +22,13 @@ use crate::light::{Light, rules_path_sockets};
 use crate::report::{Report, Step};
 use crate::seccomp::{self, Filter};
 use crate::spec::{BadSpec, JailSpec};
-use crate::standing;
 use crate::strict::confine::restrict_files;
 use crate::sys;
 use crate::view::View;
+
+/// Characters. A path may be longer; but nobody reads the progress pipe before it is closed, so that all steps and a
+/// failure have to fit into the smallest one, of two pages.
+const MAX_MESSAGE: usize = 1000;
 
 /// Where the construction of a jail stopped.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +108,8 @@ impl SetupError {
 
     pub(crate) fn report(&self) -> Report {
         let errno = self.errno().map(|errno| errno as i32);
-        Report::Failed { step: self.step(), errno, message: self.to_string() }
+        let message = self.to_string().chars().take(MAX_MESSAGE).collect();
+        Report::Failed { step: self.step(), errno, message }
     }
 }
 
@@ -144,8 +148,6 @@ fn construct(
     confinement: &Confinement<'_>,
 ) -> Result<Infallible, SetupError> {
     if let Confinement::Light(light) = confinement {
-        standing::join(&spec.cgroups, Pid::this())?;
-        done(progress, Step::Cgroup);
         light.assume()?;
         done(progress, Step::Identity);
         light.drop_capabilities()?;

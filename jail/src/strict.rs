@@ -31,8 +31,7 @@ use crate::identity::Identity;
 use crate::report::{Step, Verdict};
 use crate::server::{SetupError, build};
 use crate::spec::JailSpec;
-use crate::standing;
-use crate::sys::privilege::fork_into;
+use crate::standing::Groups;
 use crate::sys::{raw, rights};
 use crate::view::{Network, View};
 
@@ -53,6 +52,7 @@ pub(crate) fn launch(
     progress: PipeWriter,
 ) -> Result<(Pid, Tie), SetupError> {
     let failed = |what: &'static str| move |errno| build(Step::Namespaces, what, errno);
+    let mut groups = Groups::open(&spec.cgroups)?;
     let identity = Identity::of(view.uid)?;
     let (tie, theirs) = UnixStream::pair().map_err(|error| failed("no tie to init")(raw(&error)))?;
     setsockopt(&tie, sockopt::PassCred, &true).map_err(failed("no pids over the tie"))?;
@@ -60,20 +60,20 @@ pub(crate) fn launch(
     // this for itself before it does anything else.
     let set_dumpable = |on| prctl::set_dumpable(on).map_err(failed("memory protection"));
     set_dumpable(!identity.is_assumed)?;
-    let init = match fork_into(namespaces(&view.network)).map_err(failed("clone"))? {
+    let init = match groups.fork(namespaces(&view.network)).map_err(failed("clone"))? {
         ForkResult::Child => {
             drop(tie);
-            init::become_init(init::Order { spec, view, stdio, identity }, progress, theirs)
+            init::become_init(init::Order { spec, view, stdio, identity, groups }, progress, theirs)
         }
         ForkResult::Parent { child } => child,
     };
     let start = set_dumpable(false).and_then(|()| map_ids(init, identity));
-    let start = start.and_then(|()| standing::join(&spec.cgroups, init)).and_then(|()| {
+    let start = start.and_then(|()| {
         (&tie).write_all(&[GO]).map_err(|error| failed("the word to init")(raw(&error)))?;
         tie.set_nonblocking(true).map_err(|error| failed("the tie")(raw(&error)))
     });
     if let Err(failure) = start {
-        // It has done nothing yet, so this is all there is to undo.
+        // It has built nothing yet, so this is all there is to undo.
         let _ = kill(init, Signal::SIGKILL);
         let _ = waitpid(init, None);
         return Err(failure);

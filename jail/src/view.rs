@@ -51,7 +51,8 @@ pub struct LightView {
     pub read_only: Vec<PathBuf>,
     /// As in [`View`].
     pub writable: Vec<PathBuf>,
-    /// The only TCP port that it may connect to: that of the runner's proxy on the loopback. `None`: no network.
+    /// The only TCP port that it may connect to: that of the runner's proxy on the loopback, but of any other host as well,
+    /// since Landlock has no rule for addresses. `None`: no network.
     pub proxy_port: Option<u16>,
 }
 

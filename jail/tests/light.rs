@@ -27,13 +27,14 @@ fn probed(program: &str, file: &str, user: Option<u32>) -> Option<Findings> {
 
 /// What there is to see without a view of one's own: names of processes, of files and of mounts, the kernel's public
 /// figures, the host's name and routes. None of it is the content of a file outside, or a way to another process.
-const LEFT_OPEN: [&str; 14] = [
+const LEFT_OPEN: [&str; 15] = [
     "climb out by ..",
     "mounts that obey setuid programs",
     "other processes in /proc",
     "read /proc/config.gz",
     "read /proc/kallsyms",
     "routes",
+    "the command line of a stranger",
     "the host's cgroup namespace",
     "the host's ipc namespace",
     "the host's mnt namespace",
@@ -138,6 +139,19 @@ fn the_proxys_port_is_the_only_way_out() {
             ["in", "EACCES", "EACCES", "EPERM", "EPERM", "EPERM", "EPERM", "EPERM", "EPERM", "EACCES", "2"];
         assert_eq!(answers, expected, "{user:?}");
         assert_eq!(asked(&world, user, None, &questions[..1]), ["EACCES"], "without a port there is none");
+    }
+}
+
+/// What we would like to refuse and can not: Landlock's rules name ports. So the tier is no boundary against whoever
+/// listens on the proxy's port on another machine.
+#[test]
+fn the_proxys_port_of_another_address_is_reached_past_the_proxy() {
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = proxy.local_addr().unwrap().port();
+    let _another = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+    for user in users() {
+        let question = format!("connect(socket.AF_INET, '127.0.0.2', {port})");
+        assert_eq!(asked(&World::of(user), user, Some(port), &[&question]), ["in"], "{user:?}");
     }
 }
 

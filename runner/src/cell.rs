@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use egress::{Egress, EgressConfig, Ledger, Rules};
 use jail::cgroup::{Cgroups, Group, GroupLimits};
 use jail::{Isolation, JailSpec, LightView, Network, View};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 use wire::egress::PrivateHost;
 use wire::isolation::IsolationReport;
@@ -72,6 +73,7 @@ pub struct CellOrder {
 impl Cells {
     /// Finds out what this machine lets us build. Blocks for some tens of milliseconds.
     pub fn new(config: &RunnerConfig) -> Self {
+        raise_descriptors();
         let name = hex::encode(Sha256::digest(config.data.as_os_str().as_encoded_bytes()));
         let cgroups = config.use_cgroups.then(|| Cgroups::find(&name[..12]));
         let isolation = found::report(jail::probe(), cgroups.as_ref(), config.strongest);
@@ -190,6 +192,17 @@ impl Cells {
     }
 }
 
+/// As many descriptors as we may have. Each service takes a dozen. And descriptors that are on their way through sockets
+/// count for the uid and against the limit of whoever sends the next: with one uid for all, and no more than a server may
+/// have, one server could keep us from handing any other its streams.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(e) = raised {
+        tracing::warn!("the runner's own limit of descriptors could not be raised: {e}");
+    }
+}
+
 /// Limits of each process, which hold without a cgroup too.
 fn floor(limits: &Limits, has_group: bool) -> jail::Limits {
     let memory = u64::from(limits.memory_mb) << 20;
@@ -227,5 +240,18 @@ fn spec_of(order: &mut CellOrder, tmp: PathBuf, group: Option<&Group>, proxy_por
         limits: floor(&order.limits, group.is_some()),
         isolation,
         cgroups: group.map(Group::directories).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runner_may_have_more_descriptors_than_a_server_that_keeps_all_of_its_own_on_the_way() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, hard - 1, hard).expect("lowered");
+        raise_descriptors();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("a limit"), (hard, hard));
     }
 }

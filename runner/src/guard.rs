@@ -5,7 +5,8 @@
 //! Invariant: a limit is blamed on evidence; what is guessed is worded as a guess.
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
+use std::fs::ReadDir;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 use jail::cgroup::GroupEvents;
 use jail::{Ending, Exit};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 use tokio::task::spawn_blocking;
 use wire::ErrorCode;
 use wire::spec::Limits;
@@ -22,8 +26,11 @@ use crate::cell::Cell;
 const EVERY: Duration = Duration::from_secs(2);
 /// Files and directories; more would fill a file system's table of them.
 const MAX_ENTRIES: usize = 200_000;
-/// A directory with more than this in its path can't be measured by path.
-const MAX_PATH: usize = 4000;
+/// Levels of directories. Each costs us two descriptors while we look.
+const MAX_DEPTH: usize = 100;
+
+/// Without a control group: how often all processes together may hold what one may.
+const HERD: u64 = 3;
 
 /// Which limit, and a sentence for people.
 pub type Blame = (ErrorCode, String);
@@ -59,9 +66,17 @@ impl Guard {
             if let Some(blame) = self.disk().await {
                 return blame;
             }
+            let events = cell.events().await;
             // Also when the kernel chose another process than the server: what is left is not the service any more.
-            if cell.events().await.is_some_and(|events| events.oom_kills > 0) {
+            if events.is_some_and(|events| events.oom_kills > 0) {
                 return self.out_of_memory();
+            }
+            // Without a group nothing holds the memory of all processes together.
+            if events.is_none()
+                && let Some(used) = cell.usage().await
+                && let Some(blame) = self.herd(used.memory_bytes)
+            {
+                return blame;
             }
             tokio::time::sleep(EVERY).await;
         }
@@ -98,6 +113,17 @@ impl Guard {
             "the server ended after it {refused} more than {pids} processes and threads; raise `--pids`"
         );
         has_failed.then_some((ErrorCode::TooManyProcesses, message))
+    }
+
+    /// `bytes`: of all processes, those that several of them share as often as they do. So more than the limit is no
+    /// evidence yet.
+    fn herd(&self, bytes: u64) -> Option<Blame> {
+        let (memory, used) = (self.limits.memory_mb, bytes >> 20);
+        let message = format!(
+            "the processes of the service hold {used} MiB of memory, more than {HERD} times the {memory} MiB that it may have; \
+             raise `--memory`"
+        );
+        (used > HERD * u64::from(memory)).then_some((ErrorCode::OutOfMemory, message))
     }
 
     fn out_of_memory(&self) -> Blame {
@@ -145,41 +171,61 @@ fn over(held: Held, limit: u64) -> Option<String> {
     }
 }
 
-/// Stops at the first thing that is too much. Follows no link; a file of several names counts once; of a sparse file
-/// counts what is there.
+/// Stops at the first thing that is too much. By descriptor, one a level: a link that takes the place of a directory while
+/// we look is not followed, and no arrangement of directories costs us more memory than there are levels. A file of several
+/// names counts once; of a sparse file counts what is there.
 fn measure(home: &Path, limit: u64) -> Held {
     let mut held = Held::default();
     let mut seen = HashSet::new();
-    let mut waiting = vec![home.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        if dir.as_os_str().len() > MAX_PATH {
-            held.is_hidden = true;
-            return held;
-        }
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            // It is the server's to remove, also while we look.
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
-            Err(_) => {
-                held.is_hidden = true;
-                return held;
-            }
+    let mut way = Vec::new();
+    match Level::open(AT_FDCWD, home) {
+        Ok(top) => way.push(top),
+        Err(errno) => held.is_hidden = !is_gone(errno),
+    }
+    while let Some(level) = way.last_mut() {
+        let Some(entry) = level.entries.next() else {
+            way.pop();
+            continue;
         };
-        for entry in entries.flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            held.entries += 1;
-            if meta.nlink() == 1 || meta.is_dir() || seen.insert(meta.ino()) {
-                held.bytes += meta.blocks() * 512;
+        // It is the server's to remove, also while we look.
+        let Ok(entry) = entry else { continue };
+        let Ok(meta) = entry.metadata() else { continue };
+        held.entries += 1;
+        if meta.nlink() == 1 || meta.is_dir() || seen.insert(meta.ino()) {
+            held.bytes += meta.blocks() * 512;
+        }
+        if meta.is_dir() {
+            match Level::open(&level.dir, Path::new(&entry.file_name())) {
+                Ok(below) => way.push(below),
+                Err(errno) => held.is_hidden = !is_gone(errno),
             }
-            if meta.is_dir() {
-                waiting.push(entry.path());
-            }
-            if held.bytes > limit || held.entries > MAX_ENTRIES {
-                return held;
-            }
+        }
+        held.is_hidden |= way.len() > MAX_DEPTH;
+        if held.is_hidden || held.bytes > limit || held.entries > MAX_ENTRIES {
+            return held;
         }
     }
     held
+}
+
+/// A directory on the way to what is looked at.
+struct Level {
+    dir: OwnedFd,
+    entries: ReadDir,
+}
+
+impl Level {
+    fn open(parent: impl AsFd, name: &Path) -> Result<Self, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = openat(parent, name, flags, Mode::empty())?;
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let entries = entries.map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+        Ok(Self { dir, entries })
+    }
+}
+
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)
 }
 
 #[cfg(test)]
@@ -240,16 +286,28 @@ mod tests {
     #[test]
     fn what_can_not_be_measured_is_too_much() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut deep = dir.path().to_owned();
-        while deep.as_os_str().len() < MAX_PATH {
-            deep.push("x".repeat(200));
-            if std::fs::create_dir(&deep).is_err() {
-                break;
-            }
-        }
+        let deep = |levels: usize| vec!["x"; levels].join("/");
+        std::fs::create_dir_all(dir.path().join(deep(MAX_DEPTH - 1))).expect("made");
+        let held = measure(dir.path(), 1 << 40);
+        assert_eq!((held.entries, held.is_hidden), (MAX_DEPTH - 1, false));
+        std::fs::create_dir_all(dir.path().join(deep(MAX_DEPTH))).expect("made");
         let held = measure(dir.path(), 1 << 40);
         assert!(held.is_hidden && over(held, 1 << 40).is_some(), "{held:?}");
+        assert_eq!(measure(&dir.path().join("none"), MIB), Held::default(), "it will be made");
         let many = Held { entries: MAX_ENTRIES + 1, ..Held::default() };
         assert!(over(many, MIB).is_some());
+    }
+
+    #[test]
+    fn a_link_is_not_followed_even_when_it_takes_the_place_of_a_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (home, outside) = (dir.path().join("home"), dir.path().join("outside"));
+        std::fs::create_dir(&home).expect("made");
+        std::fs::create_dir(&outside).expect("made");
+        std::fs::write(outside.join("file"), vec![1; 2 << 20]).expect("written");
+        std::os::unix::fs::symlink(&outside, home.join("now-a-link")).expect("linked");
+        let top = Level::open(AT_FDCWD, &home).expect("opened");
+        assert!(Level::open(&top.dir, Path::new("now-a-link")).is_err_and(is_gone));
+        assert!(measure(&home, 1 << 40).bytes < MIB);
     }
 }

@@ -79,6 +79,15 @@ async fn a_service_of_which_one_process_was_killed_for_memory_is_ended() {
 }
 
 #[tokio::test]
+async fn without_cgroups_many_processes_can_not_hold_what_one_may_not() {
+    let world = World::start(&["cgroups=off"]).await;
+    with_limit(&world, "app", "memory_mb", 128).await;
+    let (_, reason) = tokio::join!(world.call("app", "herd", json!({})), fallen(&world, "app"));
+    assert_eq!(reason["code"], json!("out_of_memory"), "{reason}");
+    assert!(reason["message"].as_str().expect("words").contains("more than 3 times the 128 MiB"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_server_that_ends_for_want_of_processes_is_told_so() {
     let world = World::start(&[]).await;
     if !has_cgroups(&world).await {

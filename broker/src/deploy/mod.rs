@@ -67,7 +67,7 @@ pub enum DeployError {
     Invalid(#[from] InvalidDeploy),
     #[error("{0}")]
     Network(String),
-    #[error("no earlier version of the service was ever ready")]
+    #[error("no earlier version of the service that was ready is kept")]
     NoPrevious,
     #[error("the stored secrets do not open")]
     Secrets(#[from] sealing::SealingError),
@@ -152,7 +152,7 @@ pub async fn deploy(
         Some(network) => spec.network = network,
         None => network::keep(&mut tx, existing.as_ref(), &mut spec).await?,
     }
-    let version = Version { spec, secrets, pin: None };
+    let version = Version { spec, secrets, pin: None, starts: true };
     let latest = existing.map_or(0, |service| service.latest.0);
     let generation = write(broker, &mut tx, &key, (latest, &caller.member, &scope), version).await?;
     if before.as_ref().is_some_and(|before| *before != scope && [before, &scope].contains(&&Scope::Peer)) {
@@ -195,6 +195,8 @@ struct Version {
     spec: ServiceSpec,
     secrets: Secrets,
     pin: Option<Pin>,
+    /// Whether a stopped service is to run again.
+    starts: bool,
 }
 
 async fn write(
@@ -205,7 +207,7 @@ async fn write(
     version: Version,
 ) -> Result<Generation, DeployError> {
     let generation = Generation(latest + 1);
-    let Version { spec, secrets, pin } = version;
+    let Version { spec, secrets, pin, starts } = version;
     let sealed = seal_secrets(&broker.at_rest_key, key, generation, &secrets)?;
     let deploy = Deploy {
         key,
@@ -215,6 +217,7 @@ async fn write(
         spec: &spec,
         secrets: sealed.as_ref(),
         pin: pin.as_ref(),
+        starts,
         at: clock::now_ms(),
     };
     tx.services().deploy(deploy).await?;

@@ -4,14 +4,14 @@
 //! holding them (the runner).
 
 use catalog::access::{Action, Caller};
-use wire::EgressRule;
 use wire::egress::MAX_RULES;
 use wire::peer::trust::McpNetwork;
 use wire::spec::ServiceSpec;
+use wire::{EgressRule, ServiceKey};
 
 use super::new_service::network_rules;
-use super::versions::again;
-use super::{Change, DeployError, permitted, present};
+use super::versions::{again, version_of};
+use super::{Change, DeployError, Version, permitted, present};
 use crate::app::Broker;
 use crate::clock;
 use crate::store::{Service, Tx};
@@ -33,14 +33,28 @@ pub async fn change_network(
     let service = permitted(caller, view, &frame.server_name, Action::Update)?;
     let mut tx = broker.store.begin().await?;
     let row = present(&mut tx, service.key()).await?;
-    let mut current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
-    changed(&mut current.spec, frame, clock::now_ms())?;
-    let pin = current.pin.clone();
+    let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
+    // Who opens the network of a stopped service has not asked for it to run.
+    let mut version = Version { starts: false, ..version_of(broker, current)? };
+    changed(&mut version.spec, frame, clock::now_ms())?;
+    let change = again(broker, caller, tx, row, version).await?;
+    tell(caller, service.key(), frame);
+    Ok(change)
+}
+
+/// The rules are no secret and were read before: they are ASCII.
+fn tell(caller: &Caller, key: &ServiceKey, frame: &McpNetwork) {
+    let McpNetwork { server_name: _, allow, deny, learn_minutes } = frame;
+    let learning = match learn_minutes {
+        None => String::new(),
+        Some(0) => ", learning ends".to_owned(),
+        Some(minutes) => format!(", learning for {minutes} minutes"),
+    };
     tracing::info!(
-        target: "audit", { mesh.id = %row.key.mesh, service.name = %row.key.name, member.id = %caller.member },
-        "the network of {} changes: {} allowed, {} denied", row.key, frame.allow.len(), frame.deny.len()
+        target: "audit", { mesh.id = %key.mesh, service.name = %key.name, member.id = %caller.member },
+        "member {} changes the network of {key}: allow [{}], deny [{}]{learning}",
+        caller.member, allow.join(", "), deny.join(", ")
     );
-    again(broker, caller, tx, row, current, pin).await
 }
 
 /// A redeploy that names no list keeps that of the current target, and what is being learned.

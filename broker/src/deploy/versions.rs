@@ -3,7 +3,7 @@
 //! Not here: first deploys (`super`), what a change of the network list is ([`super::network`]).
 
 use catalog::access::{Action, Caller};
-use wire::spec::Pin;
+use wire::spec::ServiceSpec;
 
 use super::{Change, DeployError, Version, open_secrets, permitted, present, write};
 use crate::app::Broker;
@@ -26,10 +26,13 @@ pub async fn update(
     let mut tx = broker.store.begin().await?;
     let row = present(&mut tx, service.key()).await?;
     let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
-    again(broker, caller, tx, row, current, None).await
+    let version = Version { pin: None, ..version_of(broker, current)? };
+    again(broker, caller, tx, row, version).await
 }
 
-/// Deploys the version that was ready before the current one, exactly as it was pinned.
+/// Deploys the version that was ready before the current one, exactly as it was pinned, with the network that it had last.
+/// Generations of the current version itself (`allow`, `deny`, `learn` make such) are no version to go back to, and what was
+/// being learned then is over.
 ///
 /// # Errors
 /// [`DeployError`].
@@ -42,23 +45,38 @@ pub async fn rollback(
     let service = permitted(caller, view, name, Action::Update)?;
     let mut tx = broker.store.begin().await?;
     let row = present(&mut tx, service.key()).await?;
-    let previous = tx.generations().previous_proven(&row.key, row.target).await?;
-    let previous = previous.ok_or(DeployError::NoPrevious)?;
-    let pin = previous.pin.clone();
-    again(broker, caller, tx, row, previous, pin).await
+    let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
+    let current = version_of(broker, current)?;
+    let earlier = tx.generations().list(&row.key).await?;
+    for generation in earlier.into_iter().filter(|one| one.proven && one.generation < row.target) {
+        let mut version = version_of(broker, generation)?;
+        if !is_same(&version, &current) {
+            version.spec.learn_until_ms = None;
+            return again(broker, caller, tx, row, version).await;
+        }
+    }
+    Err(DeployError::NoPrevious)
 }
 
-/// Writes a known generation as the newest one.
+pub(super) fn version_of(broker: &Broker, generation: StoredGeneration) -> Result<Version, DeployError> {
+    let secrets = open_secrets(&broker.at_rest_key, &generation)?;
+    Ok(Version { spec: generation.spec, secrets, pin: generation.pin, starts: true })
+}
+
+/// But for where it may connect to.
+fn is_same(a: &Version, b: &Version) -> bool {
+    let bare = |spec: &ServiceSpec| ServiceSpec { network: Vec::new(), learn_until_ms: None, ..spec.clone() };
+    (&a.pin, &a.secrets) == (&b.pin, &b.secrets) && bare(&a.spec) == bare(&b.spec)
+}
+
+/// Writes a version as the newest generation.
 pub(super) async fn again(
     broker: &Broker,
     caller: &Caller,
     mut tx: Tx,
     row: Service,
-    old: StoredGeneration,
-    pin: Option<Pin>,
+    version: Version,
 ) -> Result<Change, DeployError> {
-    let secrets = open_secrets(&broker.at_rest_key, &old)?;
-    let version = Version { spec: old.spec, secrets, pin };
     let by = (row.latest.0, &caller.member, &row.scope);
     let generation = write(broker, &mut tx, &row.key, by, version).await?;
     commit(broker, &row.key.mesh, tx).await?;

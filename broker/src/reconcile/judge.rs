@@ -142,7 +142,14 @@ impl Reconciler {
     /// The tools, prompts or resources of a proven service may have changed while it runs.
     async fn relist(&mut self, key: &ServiceKey) {
         let Some(lists) = self.lists.remove(key) else { return };
-        let Ok(view) = self.broker.views.of(&key.mesh).await else { return };
+        let view = match self.broker.views.find(&key.mesh).await {
+            Ok(Some(view)) => view,
+            Ok(None) => return,
+            Err(error) => {
+                self.lists.insert(key.clone(), lists);
+                return self.store_failed(&error);
+            }
+        };
         let service = view.service(key.name.as_str()).filter(|service| service.is_approved());
         let known = service.and_then(|service| service.lists().cloned());
         if known.as_deref().is_some_and(|known| is_same(known, &lists)) {
@@ -163,6 +170,10 @@ impl Reconciler {
         };
         let written: Result<(), StoreError> = written.await;
         let is_written = written.is_ok();
+        if !is_written {
+            // Until it is written, others go on being offered what was there before.
+            self.lists.insert(key.clone(), lists);
+        }
         self.written(written).await;
         if is_written {
             announce::proven(&self.broker, key, Some(&view)).await;

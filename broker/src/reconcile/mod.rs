@@ -44,6 +44,7 @@ pub use self::verdict::{Goal, Verdict};
 use crate::app::Broker;
 use crate::audit;
 use crate::clock;
+use crate::describe;
 use crate::store::StoreError;
 
 /// The store is away: look again after this.
@@ -266,7 +267,7 @@ impl Reconciler {
             self.report(report).await;
         }
         if let Some(listed) = lists {
-            self.lists.insert(listed.service, listed.lists);
+            self.lists.insert(listed.service, describe::named_only(listed.lists));
         }
         if let Some(progress) = progress {
             self.progress(&progress);

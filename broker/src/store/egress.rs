@@ -1,7 +1,8 @@
 //! What became of the connections of each service, over all lives of the runner.
 //!
 //! A report counts from the start of one life of the runner (its boot), so it is written as it is: the same report twice, or
-//! an older one late, changes nothing. Bounds: [`KEPT_ROWS`] rows a service, the newest, for [`KEPT_MS`].
+//! an older one late, changes nothing. Bounds: [`KEPT_ROWS`] rows a service of what was let through and as many of what was
+//! not, the newest, for [`KEPT_MS`]: a service that asks for ever new names does not wash out where it has been.
 //! Not here: what is allowed (crate `egress`), who may read it (`crate::describe`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,8 @@ use wire::report::{EgressDecision, Verdict};
 use super::row::Place;
 use super::{StoreError, Tx, execute, fetch_all};
 
-/// Most rows of one service.
-pub const KEPT_ROWS: i64 = 1000;
+/// Most rows of one service that were let through, and most that were refused.
+pub const KEPT_ROWS: i64 = 500;
 /// 30 days.
 pub const KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
 
@@ -32,8 +33,10 @@ const OF: &str = "SELECT boot, host, port, verdict, count, last_ms, sent_bytes, 
     WHERE mesh_id = $1 AND name = $2";
 const FORGET_OLD: &str = "DELETE FROM egress_decision WHERE mesh_id = $1 AND name = $2 AND last_ms < $3";
 const FORGET_MANY: &str = "DELETE FROM egress_decision WHERE mesh_id = $1 AND name = $2 \
+    AND CASE WHEN verdict IN ('allowed', 'learned') THEN 1 ELSE 0 END = $4 \
     AND (boot, host, port, verdict) NOT IN (SELECT e.boot, e.host, e.port, e.verdict FROM egress_decision e \
-    WHERE e.mesh_id = $1 AND e.name = $2 ORDER BY e.last_ms DESC, e.boot, e.host, e.port, e.verdict LIMIT $3)";
+    WHERE e.mesh_id = $1 AND e.name = $2 AND CASE WHEN e.verdict IN ('allowed', 'learned') THEN 1 ELSE 0 END = $4 \
+    ORDER BY e.last_ms DESC, e.boot, e.host, e.port, e.verdict LIMIT $3)";
 
 /// What makes two decisions one line: host, port and verdict.
 type Kind = (String, u16, Verdict);
@@ -55,10 +58,12 @@ impl Egress<'_> {
         at: i64,
     ) -> Result<Vec<EgressDecision>, StoreError> {
         let (mesh, name) = (key.mesh.as_str(), key.name.as_str());
-        let mut known: BTreeSet<Kind> =
-            self.of(key).await?.into_iter().map(|counted| kind(&counted.decision)).collect();
+        let rows = self.of(key).await?;
+        let mut known: BTreeSet<Kind> = rows.iter().map(|counted| kind(&counted.decision)).collect();
+        let is_written =
+            |decision: &EgressDecision| rows.iter().any(|row| row.boot == boot && row.decision == *decision);
         let mut fresh = Vec::new();
-        for decision in decisions {
+        for decision in decisions.iter().filter(|decision| !is_written(decision)) {
             let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
             let rows = execute!(
                 &mut *self.tx,
@@ -79,7 +84,9 @@ impl Egress<'_> {
             }
         }
         execute!(&mut *self.tx, FORGET_OLD, mesh, name, at - KEPT_MS)?;
-        execute!(&mut *self.tx, FORGET_MANY, mesh, name, KEPT_ROWS)?;
+        for passed in [0_i64, 1] {
+            execute!(&mut *self.tx, FORGET_MANY, mesh, name, KEPT_ROWS, passed)?;
+        }
         Ok(fresh)
     }
 
@@ -92,7 +99,8 @@ impl Egress<'_> {
     }
 }
 
-/// Adds up what several lives of the runner counted; the newest last, at most `most`.
+/// Adds up what several lives of the runner counted; the newest last, at most `most` that were let through and `most` that
+/// were not.
 pub fn summed(rows: impl IntoIterator<Item = Counted>, most: usize) -> Vec<EgressDecision> {
     let mut sums: BTreeMap<Kind, EgressDecision> = BTreeMap::new();
     for Counted { boot: _, decision } in rows {
@@ -107,10 +115,16 @@ pub fn summed(rows: impl IntoIterator<Item = Counted>, most: usize) -> Vec<Egres
         sum.received_bytes = sum.received_bytes.saturating_add(decision.received_bytes);
         sum.last_ms = sum.last_ms.max(decision.last_ms);
     }
-    let mut all: Vec<_> = sums.into_values().collect();
-    all.sort_by_key(|decision| decision.last_ms);
-    all.drain(..all.len().saturating_sub(most));
-    all
+    let by_time = |mut all: Vec<EgressDecision>| {
+        all.sort_by_key(|decision| decision.last_ms);
+        all
+    };
+    let newest = |all: Vec<EgressDecision>| {
+        let more = all.len().saturating_sub(most);
+        by_time(all).split_off(more)
+    };
+    let (passed, refused) = sums.into_values().partition(|decision| decision.verdict.is_allowed());
+    by_time([newest(passed), newest(refused)].concat())
 }
 
 fn kind(decision: &EgressDecision) -> Kind {
@@ -175,5 +189,14 @@ mod tests {
         let short: Vec<_> =
             sums.iter().map(|d| (d.host.as_str(), d.count, d.sent_bytes, d.last_ms)).collect();
         assert_eq!(short, [("a", 7, 7, 20), ("b", 1, 1, 30)]);
+    }
+
+    #[test]
+    fn what_was_let_through_is_shown_however_much_was_refused_since() {
+        let mut rows: Vec<_> =
+            (0..50_u8).map(|n| counted("1", &format!("h{n}"), 1, 100 + i64::from(n))).collect();
+        rows[0].decision.verdict = Verdict::Allowed;
+        let hosts: Vec<_> = summed(rows, 3).into_iter().map(|decision| decision.host).collect();
+        assert_eq!(hosts, ["h0", "h47", "h48", "h49"]);
     }
 }

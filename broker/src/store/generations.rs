@@ -104,7 +104,7 @@ impl Generations<'_> {
 }
 
 pub(super) async fn insert(tx: &mut Tx, deploy: Deploy<'_>) -> Result<(), StoreError> {
-    let Deploy { key, generation, by, scope: _, spec, secrets, pin, at } = deploy;
+    let Deploy { key, generation, by, scope: _, spec, secrets, pin, starts: _, at } = deploy;
     let archive = match &spec.source {
         Source::Archive { sha256, .. } => Some(sha256.as_str()),
         Source::Npx { .. } | Source::Uvx { .. } | Source::Git { .. } => None,

@@ -80,6 +80,8 @@ pub struct Deploy<'a> {
     pub secrets: Option<&'a Sealed>,
     /// Known when an earlier generation is deployed again.
     pub pin: Option<&'a Pin>,
+    /// Whether a stopped service is to run again.
+    pub starts: bool,
     pub at: i64,
 }
 
@@ -103,8 +105,8 @@ const LIST_ALL: &str = select!("ORDER BY mesh_id, name");
 const COUNT: &str = "SELECT COUNT(*) AS n FROM service WHERE mesh_id = $1";
 const INSERT: &str = "INSERT INTO service (mesh_id, name, deployed_by, scope, wanted, target, latest, created_at, \
     updated_at) VALUES ($1, $2, $3, $4, 'running', 1, 1, $5, $5) ON CONFLICT DO NOTHING";
-const REDEPLOY: &str = "UPDATE service SET scope = $3, wanted = 'running', target = $4, latest = $4, \
-    failed_generation = NULL, failed_reason = NULL, updated_at = $5 \
+const REDEPLOY: &str = "UPDATE service SET scope = $3, wanted = CASE WHEN $7 = 1 THEN 'running' ELSE wanted END, \
+    target = $4, latest = $4, failed_generation = NULL, failed_reason = NULL, updated_at = $5 \
     WHERE mesh_id = $1 AND name = $2 AND latest = $6 AND wanted <> 'gone'";
 const SET_TARGET: &str = "UPDATE service SET target = $4, updated_at = $5 \
     WHERE mesh_id = $1 AND name = $2 AND target = $3 AND wanted <> 'gone'";
@@ -153,13 +155,13 @@ impl Services<'_> {
     /// # Errors
     /// [`StoreError::Conflict`] when the service has another latest generation than the caller saw, or is going.
     pub async fn deploy(&mut self, deploy: Deploy<'_>) -> Result<(), StoreError> {
-        let Deploy { key, generation, by, scope, spec: _, secrets: _, pin: _, at } = deploy;
+        let Deploy { key, generation, by, scope, spec: _, secrets: _, pin: _, starts, at } = deploy;
         let (mesh, name, scope) = (key.mesh.as_str(), key.name.as_str(), to_json(scope));
         let rows = if generation.0 == 1 {
             execute!(&mut *self.tx, INSERT, mesh, name, by.as_str(), scope, at)?
         } else {
             let seen = generation.0 - 1;
-            execute!(&mut *self.tx, REDEPLOY, mesh, name, scope, generation.0, at, seen)?
+            execute!(&mut *self.tx, REDEPLOY, mesh, name, scope, generation.0, at, seen, i64::from(starts))?
         };
         if rows != 1 {
             return Err(StoreError::Conflict);
@@ -348,6 +350,7 @@ mod tests {
                 spec: &spec,
                 secrets: None,
                 pin: None,
+                starts: true,
                 at: 1,
             };
             tx.services().deploy(deploy).await.expect("deploys");

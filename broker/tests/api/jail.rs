@@ -3,8 +3,8 @@
 use crate::world::peer::{Peer, deploy_frame};
 use crate::world::{PATIENCE, World};
 use serde_json::{Value, json};
-use wire::report::{EgressDecision, Usage, Verdict};
-use wire::{Policy, Tier};
+use wire::report::{EgressDecision, Phase, Reason, Usage, Verdict};
+use wire::{ErrorCode, Policy, Tier};
 
 async fn status(peer: &mut Peer, name: &str) -> Value {
     peer.ask(json!({"type": "mcp_status", "server_name": name})).await["service"].clone()
@@ -103,12 +103,13 @@ async fn the_network_changes_as_a_new_generation_with_the_same_pin_and_secrets()
     let kept = json!(["*.b.example:8443"]);
     assert_eq!(status(&mut owner, "echo").await["network"], kept);
     owner.deploy("echo", "ok", Value::Null).await;
-    let shown = status(&mut bo, "echo").await;
+    let shown = status(&mut owner, "echo").await;
     assert_eq!(
         (&shown["network"], shown.get("learning_until")),
         (&kept, None),
         "a redeploy without a list keeps it"
     );
+    assert_eq!(status(&mut bo, "echo").await.get("network"), None, "hosts of the deployer's own are in it");
     let mut frame = deploy_frame("echo", "ok", Value::Null);
     frame["config"]["network_allow"] = json!([]);
     let id = owner.begin(frame).await;
@@ -154,6 +155,110 @@ async fn a_policy_is_read_by_members_set_by_admins_and_given_to_the_runner_for_e
     );
     let seen = world.runner.until(|seen| seen.policies.len() == 8).await;
     assert!(seen.policies[5..].iter().all(|policy| policy.min_release_age_s == 60));
+}
+
+async fn change_network(peer: &mut Peer, mut frame: Value) -> Value {
+    (frame["type"], frame["server_name"]) = (json!("mcp_network"), json!("echo"));
+    let id = peer.begin(frame).await;
+    peer.settled(&id).await
+}
+
+#[tokio::test]
+async fn a_stopped_service_stays_stopped_whatever_becomes_of_its_network() {
+    let world = World::start().await;
+    let mut owner = world.owner().await;
+    owner.deploy("echo", "ok", Value::Null).await;
+    let id = owner.begin(json!({"type": "mcp_stop", "server_name": "echo"})).await;
+    owner.settled(&id).await;
+    let done = change_network(&mut owner, json!({"allow": ["a.example"]})).await;
+    assert_eq!((&done["status"], &done["generation"]), (&json!("stopped"), &json!(2)));
+    assert_eq!(world.runner.seen().applied.len(), 1, "nothing was started");
+    let id = owner.begin(json!({"type": "mcp_start", "server_name": "echo"})).await;
+    assert_eq!(owner.settled(&id).await["status"], "running");
+    let seen = world.runner.until(|seen| seen.specs.iter().any(|spec| spec.network.len() == 1)).await;
+    assert_eq!(seen.applied.last().map(|(_, generation, _)| *generation), Some(2));
+}
+
+#[tokio::test]
+async fn a_rollback_goes_to_another_version_and_never_back_to_learning() {
+    let world = World::start().await;
+    let mut owner = world.owner().await;
+    owner.deploy("echo", "ok-1", Value::Null).await;
+    change_network(&mut owner, json!({"allow": ["one.example"], "learn_minutes": 60})).await;
+    owner.deploy("echo", "ok-2", Value::Null).await;
+    assert!(status(&mut owner, "echo").await["learning_until"].is_string());
+    change_network(&mut owner, json!({"allow": ["two.example"], "learn_minutes": 0})).await;
+    change_network(&mut owner, json!({"deny": ["one.example"]})).await;
+    let id = owner.begin(json!({"type": "mcp_rollback", "server_name": "echo"})).await;
+    assert_eq!(owner.settled(&id).await["status"], "running");
+    let shown = status(&mut owner, "echo").await;
+    assert!(shown["source"].as_str().is_some_and(|source| source.contains("ok-1")), "{shown}");
+    assert_eq!((&shown["network"], shown.get("learning_until")), (&json!(["one.example:443"]), None));
+    let id = owner.begin(json!({"type": "mcp_rollback", "server_name": "echo"})).await;
+    owner.settled(&id).await;
+    assert_eq!(status(&mut owner, "echo").await["network"], json!(["two.example:443"]), "and forth again");
+}
+
+#[tokio::test]
+async fn what_failed_by_the_policy_is_tried_by_the_next_one() {
+    let world = World::start().await;
+    let mut owner = world.owner().await;
+    let failed = owner.deploy("echo", "weak", Value::Null).await;
+    assert_eq!(failed["reason"]["code"], "isolation_unavailable", "{failed}");
+    owner.deploy("bad", "fail", Value::Null).await;
+    owner.ask(json!({"type": "mesh_policy", "min_isolation": "light"})).await;
+    let ask = json!({"type": "mcp_status", "server_name": "echo"});
+    until(&mut owner, &ask, |answer| answer["service"]["phase"] == "ready").await;
+    let tried = world.runner.seen().applied;
+    assert_eq!(tried.iter().filter(|(name, ..)| name == "bad").count(), 1, "that has another reason");
+}
+
+#[tokio::test]
+async fn a_caller_hears_what_the_server_died_of() {
+    let world = World::start().await;
+    let mut owner = world.owner().await;
+    owner.deploy("echo", "ok", Value::Null).await;
+    let call = owner.begin(json!({"type": "mcp_call", "serverName": "echo", "toolName": "dies"})).await;
+    world.runner.until(|seen| seen.calls.len() == 1).await;
+    world.runner.change("echo", |report| {
+        let serving = report.serving.as_mut().expect("serving");
+        serving.phase = Phase::Backoff;
+        serving.reason = Some(Reason {
+            code: ErrorCode::OutOfMemory,
+            message: "64 MiB were too few".into(),
+            stderr: vec![],
+        });
+    });
+    let answer = owner.answer(&call).await;
+    assert_eq!(
+        (&answer["code"], &answer["error"]),
+        (&json!("instance_lost"), &json!("it ended: 64 MiB were too few"))
+    );
+}
+
+#[tokio::test]
+async fn process_ids_and_hosts_are_for_those_who_manage_the_service() {
+    let world = World::start().await;
+    let mut owner = world.owner().await;
+    let mut bo = world.member(2, "Bo", "member").await;
+    let mut guest = world.member(3, "Gus", "guest").await;
+    owner.deploy("echo", "ok", json!("mesh")).await;
+    change_network(&mut owner, json!({"allow": ["db.corp:5432"]})).await;
+    world.runner.change("echo", |report| {
+        report.serving.as_mut().expect("serving").pid = Some(4711);
+        report.egress = vec![decision("db.corp", 1, 5)];
+    });
+    let ask = json!({"type": "mcp_status", "server_name": "echo"});
+    until(&mut owner, &ask, |answer| answer["service"]["pid"] == 4711).await;
+    for other in [&mut bo, &mut guest] {
+        for frame in [ask.clone(), json!({"type": "mcp_catalog"})] {
+            let told = other.ask(frame).await.to_string();
+            assert!(
+                told.contains("\"echo\"") && !told.contains("db.corp") && !told.contains("4711"),
+                "{told}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

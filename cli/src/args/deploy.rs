@@ -13,6 +13,10 @@ use crate::failure::Failure;
 use crate::units::{parse_cpus, parse_duration, parse_mib};
 
 /// Host an MCP server: from a command (`-- npx …`, `-- uvx …`), from PyPI, from git, from a folder or an archive.
+///
+/// Deploying a name again states the whole service: an argument, a variable, a limit that is not named is its default again.
+/// Only who sees it and where it may connect to stay as they are until they are named, for these were decided apart
+/// (`scope`, `allow`, `deny`).
 #[derive(Debug, Args)]
 pub struct DeployArgs {
     /// Name of the service: letters, digits, `-`, `_`

@@ -171,7 +171,7 @@ fn limits(service: &ServiceStatus, card: &mut Card) {
 }
 
 fn network(service: &ServiceStatus, now_ms: i64, card: &mut Card) {
-    if service.network.is_empty() {
+    if service.network.is_empty() && service.manageable {
         card.line("connects to", "nowhere");
     }
     card.lines("connects to", service.network.iter().map(ToString::to_string));
@@ -286,6 +286,9 @@ pub mod tests {
         {
             assert!(card.contains(part), "{part} in {card}");
         }
+        service.manageable = false;
+        let theirs = super::card(&service, 0);
+        assert!(!theirs.contains("connects to"), "others are not told, which is not nowhere: {theirs}");
     }
 
     #[test]

@@ -165,7 +165,10 @@ pub async fn change<B: Body + Serialize>(
         return here.out.document(&status);
     }
     let pinned = status.pin.as_ref().map(|pin| format!(" ({})", pin_words(pin))).unwrap_or_default();
-    here.out.line(format!("{name} {word}{pinned}"));
+    // A generation that waits for somebody to start the service.
+    let rests = status.generation.is_some() && status.status == "stopped";
+    let rest = if rests { format!("; it is stopped: claudemesh start {name}") } else { String::new() };
+    here.out.line(format!("{name} {word}{pinned}{rest}"));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ pub async fn approve(here: &Here, args: &ApproveArgs) -> Result<(), Failure> {
     let Some(drift) = &found.service.drift else {
         return nothing_to_approve(here, &found.service);
     };
-    let shown = [words(drift, None), suspicions(&found.service)].join("");
+    let shown = [words(drift, None), suspicions(&found.service), unseen(drift, &args.name)].join("");
     if args.yes {
         here.out.remark(shown);
     } else {
@@ -60,6 +60,23 @@ fn suspicions(service: &ServiceStatus) -> String {
         format!("\nsuspicious: {}: {}", brief(&found.tool, 64), plain_line(&found.what))
     };
     service.suspicions.iter().map(line).collect()
+}
+
+/// Whoever says yes must know that they have not seen everything.
+fn unseen(drift: &Drift, name: &str) -> String {
+    let texts = drift.changes.iter().flat_map(|change| [&change.before, &change.after]).flatten();
+    match texts.filter(|text| is_cut(text)).count() {
+        0 => String::new(),
+        cut => format!(
+            "\nwarning: {} too long to be shown whole; the present ones: claudemesh --json tools {name}",
+            if cut == 1 { "1 text is".to_owned() } else { format!("{cut} texts are") }
+        ),
+    }
+}
+
+/// The broker cuts what is too long, and says so at its end; a whole definition is JSON.
+fn is_cut(text: &str) -> bool {
+    text.ends_with(" bytes more)") && serde_json::from_str::<serde::de::IgnoredAny>(text).is_err()
 }
 
 /// Each change as a diff; at most so many lines of each.
@@ -133,6 +150,16 @@ mod tests {
         let text = change_words(&change(None, Some("not json\u{1b}[2J\n+ forged\r- line")), None);
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
         assert!(text.lines().skip(1).all(|line| line.starts_with("  +")), "{text}");
+    }
+
+    #[test]
+    fn whoever_approves_is_told_what_they_have_not_seen() {
+        let drift = |after: &str| Drift { digest: "d".into(), changes: vec![change(None, Some(after))] };
+        assert_eq!(unseen(&drift(r#"{"description":"… (9 bytes more)"}"#), "s"), "");
+        assert_eq!(unseen(&drift(r#""… (9 bytes more)""#), "s"), "");
+        assert!(
+            unseen(&drift(r#"{"description":"adds… (9 bytes more)"#), "s").contains("1 text is too long")
+        );
     }
 
     #[test]

@@ -65,6 +65,10 @@ fn lines(service: &ServiceStatus, now_ms: i64) -> Vec<String> {
             "withheld from others: {changes} since it was approved · claudemesh approve {name}"
         ));
     }
+    // Once it is well again its last reason is in its log only.
+    if service.restarts > 0 && service.reason.is_none() {
+        lines.push(format!("restarted {}: claudemesh logs {name} says why", times(service.restarts.into())));
+    }
     if lines.is_empty() {
         lines.push(if service.manageable {
             "nothing was blocked".to_owned()
@@ -88,10 +92,14 @@ fn verb(reason: &Reason) -> &'static str {
 pub fn refusal(decision: &EgressDecision, service: &ServiceStatus, now_ms: i64) -> String {
     let EgressDecision { host, port, verdict, count, last_ms, .. } = decision;
     let word = if *verdict == Verdict::Unreachable { "failed" } else { "blocked" };
-    let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+    let times = times(*count);
     let (cause, hint) = explanation(decision, service);
     let last = units::moment(*last_ms, now_ms);
     format!("{word} {}:{port} ({times}, last {last}): {cause} · {hint}", brief(host, 253))
+}
+
+fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 fn explanation(decision: &EgressDecision, service: &ServiceStatus) -> (&'static str, String) {
@@ -225,6 +233,8 @@ mod tests {
         }
         (service.reason, service.failed_update, service.drift) = (None, None, None);
         service.egress.clear();
+        assert_eq!(lines(&service, 0), ["restarted once: claudemesh logs echo says why"]);
+        service.restarts = 0;
         assert_eq!(lines(&service, 0), ["nothing was blocked"]);
         service.manageable = false;
         assert!(lines(&service, 0)[0].contains("nothing that you may see"));

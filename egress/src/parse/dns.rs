@@ -24,8 +24,8 @@ const RECURSION_AVAILABLE: u8 = 0x80;
 enum Code {
     Fine = 0,
     Malformed = 1,
+    NoSuchName = 3,
     NotImplemented = 4,
-    Refused = 5,
 }
 
 /// A query that can be answered.
@@ -114,9 +114,10 @@ fn header_of(head: [u8; 3], code: Code, questions: u8, answers: u8) -> [u8; HEAD
 }
 
 impl Query<'_> {
-    /// The name is not to be used.
-    pub fn refused(&self) -> Vec<u8> {
-        self.answer(Code::Refused, 0)
+    /// The name is not to be used. Not `REFUSED`: then musl waits for another answer until its time is up, and glibc's
+    /// clients are told of a failure that may pass, and ask again and again.
+    pub fn no_such_name(&self) -> Vec<u8> {
+        self.answer(Code::NoSuchName, 0)
     }
 
     /// The name is there, but has no records of this type.
@@ -184,7 +185,7 @@ mod tests {
         let query = read(&asked).expect("a query");
         assert!(!query.wants_address);
         assert_eq!(query.empty()[2..8], [0x81, 0x80, 0, 1, 0, 0]);
-        assert_eq!(query.refused()[2..8], [0x81, 0x85, 0, 1, 0, 0]);
+        assert_eq!(query.no_such_name()[2..8], [0x81, 0x83, 0, 1, 0, 0]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,15 +21,15 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
 use zeroize::Zeroizing;
 
-use super::{Prepared, tell};
+use super::{Outbox, Prepared};
 use crate::frame::{self, FrameError, Inbox, MAX_SPEC};
 use crate::identity::Identity;
 use crate::light::Light;
 use crate::process::{Process, oom_kills};
 use crate::report::{Report, Step};
-use crate::server::{BEFORE_EXEC, Confinement, SetupError, become_server};
+use crate::server::{self, BEFORE_EXEC, Confinement, SetupError, become_server};
 use crate::spec::JailSpec;
-use crate::standing::Rank;
+use crate::standing::{Groups, Rank};
 use crate::strict;
 use crate::sys::{self, raw, rights};
 use crate::view::Isolation;
@@ -106,8 +107,8 @@ pub(super) fn take_control() -> Result<UnixStream, &'static str> {
 
 /// The steps up to the fork. The spec, with its secrets, does not outlive this call in the helper; nor do the caller's
 /// streams, which only the server may hold open.
-pub(super) fn prepare(control: &UnixStream) -> Result<Prepared, SetupError> {
-    let done = |name| tell(control, &Report::Step { name });
+pub(super) fn prepare(control: &UnixStream, outbox: &mut Outbox) -> Result<Prepared, SetupError> {
+    let mut done = |name| outbox.put(&Report::Step { name });
     let (mut spec, stdio) = receive(control)?;
     spec.check()?;
     done(Step::Spec);
@@ -120,12 +121,11 @@ pub(super) fn prepare(control: &UnixStream) -> Result<Prepared, SetupError> {
     let oom_kills = oom_kills();
     let (progress, writer) = progress_pipe().map_err(SetupError::Fork)?;
     let supervised = |error| SetupError::Supervise { what: RANK, errno: raw(&error) };
-    let (server, tie) = match spec.isolation.clone() {
+    let (server, tie, last) = match spec.isolation.clone() {
         Isolation::Strict(view) => {
             rank.worsen().map_err(supervised)?;
             let (init, tie) = strict::launch(&mut spec, &view, &stdio, writer)?;
-            done(Step::Cgroup);
-            (init, Some(tie))
+            (init, Some(tie), Step::Directories)
         }
         Isolation::Light(view) => {
             let light = Light::open(&spec, &view)?;
@@ -133,13 +133,13 @@ pub(super) fn prepare(control: &UnixStream) -> Result<Prepared, SetupError> {
             rank.worsen().map_err(supervised)?;
             let server = fork(&spec, &stdio, writer, &light)?;
             done(Step::Fork);
-            (server, None)
+            (server, None, Step::Fork)
         }
     };
     rank.restore();
     spec.wipe();
     let deadline = Instant::now() + LIMIT;
-    let starting = Starting { progress, inbox: Inbox::default(), last: Step::Fork, deadline };
+    let starting = Starting { progress, inbox: Inbox::default(), last, deadline };
     Ok(Prepared { server, tie, starting, signals, memory_bytes: spec.limits.memory_bytes, oom_kills })
 }
 
@@ -149,8 +149,16 @@ fn fork(
     mut progress: PipeWriter,
     light: &Light,
 ) -> Result<Pid, SetupError> {
-    match sys::fork().map_err(SetupError::Fork)? {
-        ForkResult::Child => become_server(spec, stdio, &mut progress, Confinement::Light(light)),
+    let mut groups = Groups::open(&spec.cgroups)?;
+    match groups.fork(CloneFlags::empty()).map_err(SetupError::Fork)? {
+        ForkResult::Child => {
+            if let Err(failure) = groups.join() {
+                server::tell(&mut progress, &failure.report());
+                sys::exit_now(127)
+            }
+            server::done(&mut progress, Step::Cgroup);
+            become_server(spec, stdio, &mut progress, Confinement::Light(light))
+        }
         ForkResult::Parent { child } => Ok(child),
     }
 }

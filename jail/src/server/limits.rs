@@ -10,9 +10,11 @@ use super::{Confinement, SetupError};
 use crate::process::threads_of;
 use crate::spec::Limits;
 
-/// Locked memory and message queues: what a server may take of what the whole machine shares.
+/// Locked memory, message queues, queued signals and timers: what a server may take of what the whole machine shares. In a
+/// strict jail it counts for the helper's user, too, which may be root.
 const LOCKED_BYTES: u64 = 8 << 20;
 const QUEUE_BYTES: u64 = 800 << 10;
+const PENDING_SIGNALS: u64 = 1024;
 
 pub(super) fn limit(limits: &Limits, confinement: &Confinement<'_>) -> Result<(), SetupError> {
     let Limits { memory_bytes, max_processes, open_files, file_size_bytes } = *limits;
@@ -26,6 +28,7 @@ pub(super) fn limit(limits: &Limits, confinement: &Confinement<'_>) -> Result<()
     }
     lower(Resource::RLIMIT_MEMLOCK, LOCKED_BYTES)?;
     lower(Resource::RLIMIT_MSGQUEUE, QUEUE_BYTES)?;
+    lower(Resource::RLIMIT_SIGPENDING, PENDING_SIGNALS)?;
     lower(Resource::RLIMIT_NICE, 0)?;
     lower(Resource::RLIMIT_RTPRIO, 0)?;
     let Some(processes) = max_processes else { return Ok(()) };

@@ -38,8 +38,11 @@ pub(crate) fn restrict_files(spec: &JailSpec, view: &View) -> Result<(), SetupEr
 
 fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> {
     let read = AccessFs::from_read(MOST);
-    let node: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::ReadDir;
-    let device = node | AccessFs::IoctlDev | AccessFs::Truncate;
+    let device: BitFlags<AccessFs> = AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::ReadDir
+        | AccessFs::IoctlDev
+        | AccessFs::Truncate;
     // Its own files, but neither device nodes nor a way to talk to one.
     let write = AccessFs::from_all(MOST) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
     let own = spec.own_directories().into_iter().chain(PRIVATE.map(Path::new));
@@ -53,7 +56,8 @@ fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> 
         .add_rules(path_beneath_rules(["/"], AccessFs::ReadDir))?
         .add_rules(path_beneath_rules(SYSTEM, read))?
         .add_rules(path_beneath_rules(&view.read_only, read))?
-        .add_rules(path_beneath_rules(["/proc"], node))?
+        // Not to be written: a process could take back its rank when memory runs out.
+        .add_rules(path_beneath_rules(["/proc"], AccessFs::ReadFile | AccessFs::ReadDir))?
         .add_rules(path_beneath_rules(["/dev"], device))?
         .add_rules(path_beneath_rules(own, write))?
         .restrict_self()?;

@@ -26,6 +26,7 @@ use crate::report::{Step, Verdict};
 use crate::server::{self, SetupError, become_server, build};
 use crate::sources::Sources;
 use crate::spec::JailSpec;
+use crate::standing::Groups;
 use crate::sys::privilege::{bound_capabilities, drop_capabilities};
 use crate::sys::{self, Children, Reaped};
 use crate::view::View;
@@ -38,6 +39,7 @@ pub(super) struct Order<'a> {
     pub(super) view: &'a View,
     pub(super) stdio: &'a [OwnedFd; 3],
     pub(super) identity: Identity,
+    pub(super) groups: Groups,
 }
 
 /// Runs in the process that [`super::launch`] forks. `progress` closes when the server's program is executed.
@@ -55,14 +57,17 @@ pub(super) fn become_init(order: Order<'_>, mut progress: PipeWriter, tie: UnixS
 }
 
 fn start(order: Order<'_>, progress: &mut PipeWriter, tie: &UnixStream) -> Result<Pid, SetupError> {
-    let Order { spec, view, stdio, identity } = order;
+    let Order { spec, view, stdio, identity, mut groups } = order;
     let [stdin, stdout, stderr] = stdio.each_ref().map(AsFd::as_fd);
+    // With the credentials of the helper, which opened them.
+    groups.join()?;
+    server::done(progress, Step::Cgroup);
     let lost = |errno| build(Step::Namespaces, "the helper", errno);
     sys::close_all_but(&[stdin, stdout, stderr, progress.as_fd(), tie.as_fd()]).map_err(lost)?;
     await_go(tie).map_err(lost)?;
     prctl::set_dumpable(false).map_err(lost)?;
     unistd::setsid().map_err(lost)?;
-    // Only now is it in its groups: they become the root of what `/proc/self/cgroup` shows inside.
+    // Now that it is in its groups: they become the root of what `/proc/self/cgroup` shows inside.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| build(Step::Namespaces, "cgroup", errno))?;
     server::done(progress, Step::Namespaces);
     construct(spec, view, identity, (progress, tie))?;

@@ -5,6 +5,7 @@
 //! `writable` or a private memory file system is read-only when the old root is let go.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,8 @@ use crate::view::{Network, View};
 const STAGE: &str = "/proc";
 
 /// Files of `/proc` that tell about the machine or act on it: empty inside.
-const HIDDEN_FILES: [&str; 10] = [
+const HIDDEN_FILES: [&str; 11] = [
+    "cmdline",
     "config.gz",
     "kallsyms",
     "kcore",
@@ -43,6 +45,12 @@ const HIDDEN_FILES: [&str; 10] = [
 ];
 const HIDDEN_DIRECTORIES: [&str; 4] = ["acpi", "driver", "pressure", "scsi"];
 const READ_ONLY_PARTS: [&str; 4] = ["bus", "fs", "irq", "sys"];
+
+const NAMESPACES: &str = "max_user_namespaces";
+/// Of this user namespace, for good. What is watched counts for the helper's user, too, who may be root and has 128
+/// instances for all: without a limit one server would leave none to the others and to the machine's own daemons.
+const USER_LIMITS: [(&str, &str); 3] =
+    [(NAMESPACES, "0"), ("max_inotify_instances", "16"), ("max_inotify_watches", "8192")];
 
 pub(super) struct Root {
     fd: OwnedFd,
@@ -135,8 +143,14 @@ impl Root {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), &staged(proc), Some("proc"), flags, None::<&str>)
             .map_err(|errno| build(Step::Proc, "a fresh /proc", errno))?;
-        let limit = staged(Path::new("/proc/sys/user/max_user_namespaces"));
-        fs::write(limit, "0").map_err(|error| build(Step::Proc, "max_user_namespaces", raw(&error)))?;
+        let limits = staged(Path::new("/proc/sys/user"));
+        for (name, most) in USER_LIMITS {
+            match fs::write(limits.join(name), most) {
+                // Of a kernel without it.
+                Err(error) if error.kind() == ErrorKind::NotFound && name != NAMESPACES => {}
+                written => written.map_err(|error| build(Step::Proc, name, raw(&error)))?,
+            }
+        }
         for part in READ_ONLY_PARTS {
             self.cover(&proc.join(part), |place| clone_tree(place))?;
         }

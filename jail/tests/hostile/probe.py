@@ -75,7 +75,7 @@ attempt("descriptors beyond the streams")(lambda: [f for f in os.listdir("/proc/
 # Processes
 pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
 attempt("other processes in /proc")(lambda: [pid for pid in pids if pid not in (1, os.getpid())])
-attempt("the command line of a stranger")(lambda: any(b"victim" in reads(f"/proc/{p}/cmdline") for p in pids if p != os.getpid()))
+attempt("the command line of a stranger")(lambda: b"sleep" in open(f"/proc/{os.environ['VICTIM']}/cmdline", "rb").read())
 attempt("the helper's environment")(lambda: reads("/proc/1/environ"))
 attempt("the environment of a stranger")(lambda: reads(f"/proc/{os.environ['VICTIM']}/environ"))
 for part in ["mem", "maps", "auxv", "stack"]:

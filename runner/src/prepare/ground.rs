@@ -125,16 +125,27 @@ fn shared_cache(cache: &Path, uid: Option<u32>) -> io::Result<PathBuf> {
 /// The directory itself last: until then its owner says that it is not done. Links are given, never followed; a file of
 /// several names that is not ours is left.
 pub(super) fn give(dir: &Path, uid: u32) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let meta = fs::symlink_metadata(&path)?;
-        if meta.is_dir() {
-            give(&path, uid)?;
-        } else if meta.uid() != uid && (meta.nlink() == 1 || meta.is_symlink()) {
-            lchown(&path, Some(uid), Some(uid))?;
+    let mut dirs = vec![dir.to_owned()];
+    let mut next = 0;
+    // Not by descending: a stranger decides how deep it is.
+    while let Some(dir) = dirs.get(next).cloned() {
+        next += 1;
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            let meta = fs::symlink_metadata(&path)?;
+            if meta.is_dir() {
+                dirs.push(path);
+            } else if meta.uid() != uid && (meta.nlink() == 1 || meta.is_symlink()) {
+                lchown(&path, Some(uid), Some(uid))?;
+            }
         }
     }
-    if fs::symlink_metadata(dir)?.uid() == uid { Ok(()) } else { lchown(dir, Some(uid), Some(uid)) }
+    for dir in dirs.iter().rev() {
+        if fs::symlink_metadata(dir)?.uid() != uid {
+            lchown(dir, Some(uid), Some(uid))?;
+        }
+    }
+    Ok(())
 }
 
 /// Names on the `PATH` that do not depend on how the tools were installed.

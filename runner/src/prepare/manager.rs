@@ -78,7 +78,7 @@ impl Manager {
             Self::Yarn | Self::BunLocked | Self::Bun => {}
         }
         match self {
-            Self::NpmLocked | Self::Npm => args.push("--ignore-scripts"),
+            Self::NpmLocked | Self::Npm => args.extend(["--ignore-scripts", "--allow-git=none"]),
             Self::Yarn => {} // By environment: YARN_ENABLE_SCRIPTS.
             _ if !allow_scripts => args.push("--ignore-scripts"),
             _ => {}

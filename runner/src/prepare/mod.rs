@@ -19,6 +19,9 @@ mod blobs;
 mod bundle;
 mod entry;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod git;
 mod ground;
 mod heard;

@@ -15,6 +15,7 @@ use wire::ErrorCode;
 use super::error::{Doing, PrepareError};
 use super::launch::{Launch, Word, script};
 use super::requirement::NpmRequirement;
+use super::setting;
 use super::step::{Bench, Ended, Step};
 use super::tree;
 
@@ -150,8 +151,10 @@ pub(crate) fn failed(what: &str, text: &str, tail: Vec<String>) -> PrepareError 
     ];
     let has = |marks: &[&str]| marks.iter().any(|mark| text.contains(mark));
     let error = if has(&NETWORK) {
-        let message =
-            format!("the npm registry could not be reached for `{what}`; check the runner's network");
+        let message = format!(
+            "the npm registry could not be reached for `{what}`; check the runner's network{}",
+            setting::about_proxy()
+        );
         PrepareError::new(ErrorCode::SourceUnreachable, message)
     } else if has(&["E401", "E403", "ENEEDAUTH"]) {
         let message =

@@ -276,7 +276,10 @@ async fn run(
     args: Vec<&str>,
     allow_scripts: bool,
 ) -> Result<(), PrepareError> {
-    let is_foreign = manager.is_foreign(allow_scripts);
+    let is_foreign = manager.is_foreign(allow_scripts)
+        || names_variables(dir)
+        // Only the first yarn loads no plugins, and heeds `--ignore-scripts`.
+        || (manager == Manager::Yarn1 && !bench.tools.get("yarn")?.version.starts_with("1."));
     let reach = if is_foreign { Reach::Project } else { Reach::Registry };
     let store = format!("--store-dir={}", bench.cache_of(reach).join("pnpm").display());
     let args: Vec<&str> = match manager {
@@ -297,6 +300,15 @@ async fn run(
     let message =
         format!("`{}` could not install the project's dependencies; the last lines say why", manager.tool());
     Err(PrepareError::new(ErrorCode::InstallFailed, message).with_lines(ended.tail))
+}
+
+/// pnpm fills variables into its settings here: a registry's path could say a login, and the error shows the path.
+fn names_variables(dir: &Path) -> bool {
+    let is_there = |file: PathBuf| file.symlink_metadata().is_ok();
+    let names = |file: PathBuf| {
+        is_there(file.clone()) && tree::read_plain(&file, MAX_LOCK).map_or(true, |text| text.contains("${"))
+    };
+    dir.ancestors().any(|dir| names(dir.join("pnpm-workspace.yaml"))) || names(dir.join("package.json"))
 }
 
 async fn build(

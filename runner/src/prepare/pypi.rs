@@ -10,6 +10,7 @@ use wire::ErrorCode;
 use super::error::{Doing, PrepareError};
 use super::launch::{Launch, Word};
 use super::requirement::{PyRequirement, normalise};
+use super::setting;
 use super::step::{Bench, Step};
 use super::tree;
 
@@ -158,14 +159,25 @@ pub(crate) async fn install(
     let _ = std::fs::remove_file(&file);
     std::fs::write(&file, lock).doing("writing the lock")?;
     let (file, python) = (file.to_string_lossy(), venv_python(tree));
-    let mut args = vec!["pip", "sync", "--require-hashes", "--link-mode", "copy", "--compile-bytecode"];
+    let mut args = vec!["pip", "sync", "--require-hashes", "--link-mode", "copy"];
     args.extend(["--allow-empty-requirements", "--python", &python]);
     if !allow_scripts {
         args.extend(["--only-binary", ":all:"]);
     }
     args.extend(["--", &file]);
     let ended = bench.run(Step::new("install", "uv", tree, &args).foreign_if(allow_scripts)).await?;
-    if ended.success { Ok(()) } else { Err(failed(what, &ended.text(), ended.tail)) }
+    if !ended.success {
+        return Err(failed(what, &ended.text(), ended.tail));
+    }
+    compile_bytecode(bench, tree).await
+}
+
+/// The tree is read-only when the server runs. uv would do this with the environment's own Python, which runs any line
+/// that a wheel puts into a `.pth` file: so it is a foreign step, in which Python looks at no environment either.
+async fn compile_bytecode(bench: &Bench, tree: &Path) -> Result<(), PrepareError> {
+    let args = ["-I", "-S", "-m", "compileall", "-q", VENV];
+    // Files that are no Python of this version are common, and nothing to fail for.
+    bench.run(Step::new("install", "python", tree, &args).foreign()).await.map(drop)
 }
 
 /// Relocatable, because it is renamed into the store afterwards.
@@ -221,8 +233,10 @@ pub(crate) fn failed(what: &str, text: &str, tail: Vec<String>) -> PrepareError 
         "tcp connect",
         "operation timed out",
     ]) {
-        let message =
-            format!("the Python index could not be reached for `{what}`; check the runner's network");
+        let message = format!(
+            "the Python index could not be reached for `{what}`; check the runner's network{}",
+            setting::about_proxy()
+        );
         (ErrorCode::SourceUnreachable, message)
     } else {
         (ErrorCode::InstallFailed, format!("uv could not install `{what}`; the last lines say why"))

@@ -142,11 +142,11 @@ async fn from_uv_lock(
 ) -> Result<Made, PrepareError> {
     pypi::make_venv(bench, tree).await?;
     let interpreter = interpreter(tree);
-    let common =
-        ["sync", "--frozen", "--no-dev", "--no-editable", "--link-mode", "copy", "--compile-bytecode"];
+    let common = ["sync", "--frozen", "--no-dev", "--no-editable", "--link-mode", "copy"];
     let dependencies: &[&str] =
         if allow_scripts { &["--no-install-workspace"] } else { &["--no-install-workspace", "--no-build"] };
-    for (extra, is_foreign) in [(dependencies, allow_scripts), (&[], true)] {
+    // Only the second: compiling runs the environment's Python, and with it what the wheels put into `.pth` files.
+    for (extra, is_foreign) in [(dependencies, allow_scripts), (&["--compile-bytecode"], true)] {
         let args: Vec<&str> = common.iter().chain(extra).copied().collect();
         let step = Step::new("install", "uv", dir, &args).foreign_if(is_foreign);
         let ended = bench.run(step.env("UV_PROJECT_ENVIRONMENT", tree.join(VENV))).await?;
@@ -206,12 +206,28 @@ mod tests {
         let own = ("pyproject.toml", "[build-system]\nrequires = ['setuptools']\n");
         let lines = asked(&[own], false).await;
         assert!(lines[0].contains("--only-binary :all:") && lines[0].starts_with("Registry "), "{lines:?}");
-        assert!(lines[1].starts_with("Project ") && lines[1].ends_with("--no-deps -- ."), "{lines:?}");
+        let last = lines.last().unwrap();
+        assert!(last.starts_with("Project ") && last.ends_with("--no-deps -- ."), "{lines:?}");
         for (allow_scripts, reach) in [(false, "Registry "), (true, "Project ")] {
             let lines = asked(&[own, ("uv.lock", "")], allow_scripts).await;
             assert!(lines[0].starts_with(reach) && lines[0].contains("--no-install-workspace"), "{lines:?}");
             assert_eq!(lines[0].contains("--no-build"), !allow_scripts, "{lines:?}");
             assert!(lines[1].starts_with("Project ") && !lines[1].contains("--no-install"), "{lines:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_that_runs_the_environment_s_python_has_a_login() {
+        for (file, text) in [
+            ("requirements.txt", "a==1"),
+            ("pyproject.toml", "[build-system]\nrequires = ['setuptools']\n"),
+            ("uv.lock", ""),
+        ] {
+            let lines = asked(&[("pyproject.toml", "[build-system]\n"), (file, text)], false).await;
+            let compiles = |line: &&String| line.contains("compile-bytecode") || line.contains("compileall");
+            assert!(lines.iter().any(|line| compiles(&line)), "{lines:?}");
+            let known = lines.iter().filter(compiles).find(|line| !line.starts_with("Project "));
+            assert_eq!(known, None, "{lines:?}");
         }
     }
 

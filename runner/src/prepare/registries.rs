@@ -35,6 +35,9 @@ pub(crate) struct Registries {
 impl Registries {
     /// Runs the operator's tools as they are configured, outside of any jail: nothing of a source is involved.
     pub(crate) async fn ask(tools: &Tools) -> Self {
+        if !setting::about_proxy().is_empty() {
+            tracing::warn!("the proxy of this runner's environment is used by no install and by no service");
+        }
         let asker = Asker::new(tools);
         let (npm, yarn, python) = tokio::join!(asker.npm(), asker.yarn(), asker.python());
         let is_complete = npm.is_some() && yarn.is_some() && python.is_some();

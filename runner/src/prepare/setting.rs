@@ -25,6 +25,16 @@ pub(crate) enum Reach {
     Project,
 }
 
+/// What keeps a package manager from running code that a project names, in steps that must run none.
+const HOLDS: [(&str, &str); 3] = [
+    // npm and yarn install a repository's own dependencies to pack it, by that repository's settings: those may name
+    // any program as `git`. None is fetched, not even one that lies in the project.
+    ("GIT_ALLOW_PROTOCOL", "none"),
+    // Else `packageManager` and a `.corepack.env` of the project choose which yarn or pnpm runs, and from where.
+    ("COREPACK_ENABLE_PROJECT_SPEC", "0"),
+    ("COREPACK_ENV_FILE", "0"),
+];
+
 /// Places of one step.
 pub(crate) struct Places<'a> {
     /// Links to the tools by name, first on the `PATH`.
@@ -61,6 +71,9 @@ pub(crate) fn step_env(tools: &Tools, reach: Reach, places: &Places<'_>) -> BTre
         ("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0".into()),
     ];
     env.extend(fixed.map(|(name, value)| (name.into(), value)));
+    if reach == Reach::Registry {
+        env.extend(HOLDS.map(|(name, value)| (name.into(), value.into())));
+    }
     // Headers for native builds, whose download is no registry's.
     if let Some(prefix) = tools.get("node").ok().and_then(|node| node.path.parent()?.parent())
         && prefix.join("include/node/node.h").is_file()
@@ -107,6 +120,19 @@ pub(crate) fn rewrite_paths(
             shown.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or_else(|| word.to_owned())
         });
         *value = words.collect::<Vec<_>>().join(" ").into();
+    }
+}
+
+/// For the message that a registry could not be reached: the operator may rely on a proxy, which is not used.
+pub(crate) fn about_proxy() -> &'static str {
+    const NAMES: [&str; 4] = ["https_proxy", "http_proxy", "all_proxy", "npm_config_https_proxy"];
+    let is_proxy =
+        |name: OsString| name.to_str().is_some_and(|name| NAMES.contains(&name.to_lowercase().as_str()));
+    match std::env::vars_os().any(|(name, value)| is_proxy(name) && !value.is_empty()) {
+        true => {
+            "; it must lead to the registries directly: the proxy of the runner's environment is not used"
+        }
+        false => "",
     }
 }
 
@@ -159,7 +185,11 @@ fn is_certificate(name: &str) -> bool {
 
 /// Registry configuration; not the options that would change where or how we install.
 fn is_registry(name: &str) -> bool {
-    const NOT: [&str; 24] = [
+    const NOT: [&str; 27] = [
+        // A jail has one way out, and no name for the proxy of the machine.
+        "npm_config_proxy",
+        "npm_config_http_proxy",
+        "npm_config_https_proxy",
         "npm_config_global",
         "npm_config_prefix",
         "npm_config_local_prefix",
@@ -223,6 +253,7 @@ mod tests {
             "NODE_OPTIONS",
             "LD_PRELOAD",
             "HTTPS_PROXY",
+            "npm_config_https_proxy",
         ] {
             assert!(!is_registry(no) && !is_certificate(no), "{no}");
         }
@@ -246,6 +277,17 @@ mod tests {
         assert_eq!(text(&own, "UV_INDEX"), "https://one/x@y own=https://two");
         let registry = get(Reach::Registry);
         assert_eq!(text(&registry, "UV_DEFAULT_INDEX"), "https://user:p%40ss@pypi.corp/simple");
+    }
+
+    #[test]
+    fn a_step_with_logins_fetches_no_repository_and_runs_no_manager_that_a_project_names() {
+        let tools = Tools::of(&[]);
+        let get = |reach| step_env(&tools, reach, &Places { bin: Path::new("/b"), cache: Path::new("/c") });
+        let (registry, own) = (get(Reach::Registry), get(Reach::Project));
+        for (name, value) in HOLDS {
+            assert_eq!(registry[&OsString::from(name)], value);
+            assert!(!own.contains_key(&OsString::from(name)), "{name}");
+        }
     }
 
     #[test]

@@ -9,9 +9,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::process::Command;
+use tokio_process_stream::{Item, ProcessLineStream};
 use wire::ErrorCode;
 
 use super::error::PrepareError;
@@ -192,12 +195,22 @@ async fn probe(file: &Path, args: &[&str], path: &OsString) -> Option<Tool> {
     if let Some(home) = std::env::var_os("HOME") {
         command.env("HOME", home);
     }
-    command.stdin(std::process::Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(PROBE_LIMIT, command.output()).await.ok()?.ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = clean(text.lines().rfind(|line| !line.trim().is_empty())?);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let mut said = ProcessLineStream::try_from(command).ok()?;
+    let mut last = String::new();
+    let listening = async {
+        loop {
+            match said.next().await? {
+                Item::Stdout(line) if !line.trim().is_empty() => last = line,
+                Item::Stdout(_) | Item::Stderr(_) => {}
+                Item::Done(ended) => return ended.ok(),
+            }
+        }
+    };
+    tokio::time::timeout(PROBE_LIMIT, listening).await.ok()?.filter(|ended| ended.success())?;
+    let line = clean(&last);
     let mut words = line.split_whitespace().skip_while(|word| !word.contains(|c: char| c.is_ascii_digit()));
-    let version = words.next().filter(|_| output.status.success())?.trim_start_matches('v').to_owned();
+    let version = words.next()?.trim_start_matches('v').to_owned();
     let real = words.next().map(PathBuf::from).filter(|p| p.is_absolute() && p.is_file());
     let prefix = words.next().map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
     Some(Tool::at(version, real.as_deref().unwrap_or(file), prefix.as_deref()))

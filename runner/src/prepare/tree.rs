@@ -3,14 +3,18 @@
 //! Not here: where trees come from (`unpack`, the package managers) and where they are kept (`store`).
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use wire::ErrorCode;
 
 use super::error::{Doing, PrepareError};
@@ -194,33 +198,103 @@ fn unsafe_tree(path: &Path, what: &str) -> PrepareError {
     )
 }
 
-/// Removes a tree, sealed or not, without following links.
+/// Removes a tree, sealed or not, without following links. However deep a stranger has nested it, this takes a bounded
+/// number of descriptors and a bounded stack: what lies too deep is moved up first.
 pub(crate) fn remove(root: &Path) -> io::Result<()> {
+    let (Some(above), Some(name)) = (root.parent(), root.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let above = match fs::File::options().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(above) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => OwnedFd::from(opened?),
+    };
     let mut last = Ok(());
     // An entry may appear while we work: a killed installer's last write.
     for _ in 0..10 {
-        last = match fs::remove_dir_all(root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !root.exists() => return Ok(()),
-            other => other,
-        };
-        match &last {
-            Ok(()) => return Ok(()),
-            Err(_) => unseal(root),
+        last = remove_at(&above, name);
+        if last.is_ok() {
+            break;
         }
     }
     last
 }
 
-fn unseal(dir: &Path) {
-    let Ok(meta) = dir.symlink_metadata() else { return };
-    if !meta.is_dir() {
-        return;
-    }
-    let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            unseal(&entry.path());
+fn remove_at(above: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let top = match open_dir(above, name) {
+        Ok(Some(top)) => top,
+        Ok(None) => return gone(unlinkat(above, name, UnlinkatFlags::NoRemoveDir)),
+        Err(error) => return gone(Err(error)),
+    };
+    let mut lift = Lift { top: &top, n_moved: 0 };
+    loop {
+        let before = lift.n_moved;
+        lift.empty(&top, 0)?;
+        if lift.n_moved == before {
+            return gone(unlinkat(above, name, UnlinkatFlags::RemoveDir));
         }
+    }
+}
+
+/// Where directories go that lie too deep.
+struct Lift<'a> {
+    top: &'a OwnedFd,
+    n_moved: u64,
+}
+
+impl Lift<'_> {
+    fn empty(&mut self, dir: &OwnedFd, depth: usize) -> io::Result<()> {
+        // By descriptor: nobody can put a link in the place of the directory any more.
+        for entry in fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))? {
+            let name = entry?.file_name();
+            match open_dir(dir, &name) {
+                Ok(Some(below)) if depth < MAX_DEPTH => {
+                    self.empty(&below, depth + 1)?;
+                    gone(unlinkat(dir, name.as_os_str(), UnlinkatFlags::RemoveDir))?;
+                }
+                Ok(Some(_)) => self.lift(dir, &name)?,
+                Ok(None) => gone(unlinkat(dir, name.as_os_str(), UnlinkatFlags::NoRemoveDir))?,
+                Err(error) => gone(Err(error))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn lift(&mut self, dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        loop {
+            self.n_moved += 1;
+            let free = format!(".moved-{}", self.n_moved);
+            match renameat(dir, name, self.top, free.as_str()) {
+                // That name is taken.
+                Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
+                moved => return gone(moved),
+            }
+        }
+    }
+}
+
+/// Opens a directory so that it can be emptied, whatever its mode; `None`: it is something else, a link for example.
+fn open_dir(above: &OwnedFd, name: &OsStr) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let open = || openat(above, name, flags, Mode::empty());
+    let opened = match open() {
+        Err(Errno::EACCES) => {
+            fchmodat(above, name, Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)?;
+            open()
+        }
+        opened => opened,
+    };
+    match opened {
+        Ok(dir) => fchmod(&dir, Mode::S_IRWXU).map(|()| Some(dir)),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Somebody else may have removed it.
+fn gone(done: Result<(), Errno>) -> io::Result<()> {
+    match done {
+        Err(Errno::ENOENT) => Ok(()),
+        done => Ok(done?),
     }
 }
 
@@ -250,6 +324,35 @@ mod tests {
         assert_eq!(root.join("a/b/file").metadata().unwrap().mode() & 0o222, 0);
         remove(&root).unwrap();
         assert!(!root.exists());
+    }
+
+    /// Every level takes a descriptor and stack of whoever descends into it: a service must not end its runner so.
+    #[test]
+    fn a_tree_that_is_nested_without_end_is_removed_and_what_links_name_stays() {
+        // In memory where that is there: disks take a minute for such a tree.
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let (root, kept) = (dir.path().join("tree"), dir.path().join("kept"));
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), b"x").unwrap();
+        symlink(&kept, root.join("a/b/link")).unwrap();
+        let mut at = OwnedFd::from(fs::File::open(&root).unwrap());
+        for _ in 0..30_000 {
+            nix::sys::stat::mkdirat(&at, "d", Mode::S_IRWXU).unwrap();
+            at = openat(&at, "d", OFlag::O_RDONLY, Mode::empty()).unwrap();
+        }
+        fchmod(&at, Mode::empty()).unwrap();
+        drop(at);
+        remove(&root).unwrap();
+        assert!(!root.exists() && kept.join("file").exists());
+        symlink(&kept, &root).unwrap();
+        remove(&root).unwrap();
+        assert!(
+            root.symlink_metadata().is_err() && kept.join("file").exists(),
+            "a link, and nothing behind it"
+        );
+        remove(&root).unwrap();
     }
 
     #[test]

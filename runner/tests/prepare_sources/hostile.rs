@@ -91,7 +91,9 @@ async fn an_install_script_reaches_the_registries_and_nothing_else() {
          found.loopback = await dial('127.0.0.1', {port});\n\
          found.metadata = await dial('169.254.169.254', 80);\n\
          found.raw = await dial('1.1.1.1', 443);\n\
+         const asked = performance.now();\n\
          found.other = await dial('crates.io', 443);\n\
+         found.other_ms = performance.now() - asked;\n\
          const registry = process.env.npm_config_registry || require('child_process').execFileSync('npm', ['config', 'get', 'registry']).toString().trim();\n\
          found.registry = await get(new URL('is-number', registry.endsWith('/') ? registry : registry + '/'));"
     );
@@ -101,6 +103,12 @@ async fn an_install_script_reaches_the_registries_and_nothing_else() {
         assert!(refused(&found[attempt]), "{attempt}: {found}");
     }
     assert_eq!(found["registry"], json!("status 200"), "{found}");
+    // Not after the seconds that a resolver waits for a better answer, nor as something to be tried again.
+    println!("{found}");
+    assert!(found["other_ms"].as_f64().unwrap() < 1000.0, "{found}");
+    if bench.cells.isolation().tier == Some(wire::Tier::Strict) {
+        assert_eq!(found["other"], json!("refused ENOTFOUND"), "{found}");
+    }
 }
 
 #[tokio::test]
@@ -198,4 +206,20 @@ async fn a_version_younger_than_the_mesh_demands_is_not_installed() {
     bench.policy.min_release_age_s = 365 * 86_400;
     let made = bench.prepare(&super::bench::npx("is-number@>=7.0.0", None)).await.unwrap();
     assert_eq!(made.pin.version, "7.0.0");
+}
+
+/// To pack a repository, npm installs in it by its settings, which may name any program as `git`.
+#[tokio::test]
+async fn a_project_s_repositories_are_not_fetched_not_even_its_own() {
+    let bench = Bench::new().await;
+    if !bench.has(&["node", "npm"]) {
+        return;
+    }
+    let dependency = format!("git+file:///proc/self/cwd/repo#{}", "0".repeat(40));
+    let manifest = json!({"type": "module", "dependencies": {"dep": dependency}}).to_string();
+    let spec = bench.zip(&[("package.json", &manifest), ("index.js", &node_server("x"))]).await;
+    let error = bench.prepare(&spec).await.unwrap_err();
+    let said = error.stderr().join("\n");
+    assert_eq!(error.code(), ErrorCode::SourceRefused, "{said}");
+    assert!(!said.contains("not appear to be a git repository"), "git was run: {said}");
 }

@@ -1,7 +1,7 @@
 //! Hostile MCP servers, hosted by the real product, get what docs/threat-model.md says: nothing, in a strict jail.
 //!
-//! Here: four places (root, an ordinary user, a container with the recommended options, a container with none), what the
-//! servers of `fixtures/hostile` say they got, what their victim says, and that they find something where nobody hides it.
+//! Here: five places (root, an ordinary user, a container with the recommended options, one with none as an ordinary user,
+//! and as root), what the servers of `fixtures/hostile` say they got, what their victim says, and that they find something where nobody hides it.
 //! Not here: how a jail is built (`jail/tests`), the protocol against lawful servers (`awkward.rs`, `lifecycle.rs`).
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
@@ -34,8 +34,14 @@ const NODE: [(&str, &str); 3] = [
 /// Tight, so that a bomb goes off early.
 const LIMITS: [&str; 4] = ["--memory=256m", "--cpus=0.5", "--pids=96", "--disk=32m"];
 /// Each ends the service where its limit is one of the whole service, and may end it where it is one of each process.
-const BOMBS: [(&str, &str); 4] =
-    [("41", "out_of_memory"), ("41m", "out_of_memory"), ("43", "disk_exceeded"), ("43t", "disk_exceeded")];
+const BOMBS: [(&str, &str); 5] = [
+    // What forks share is counted for each of them where there are no control groups.
+    ("40", "out_of_memory"),
+    ("41", "out_of_memory"),
+    ("41m", "out_of_memory"),
+    ("43", "disk_exceeded"),
+    ("43t", "disk_exceeded"),
+];
 
 /// On a busy machine nobody gets more than their share, limit or not.
 const BY_LOAD: [&str; 1] = ["42"];
@@ -96,7 +102,7 @@ async fn the_suite(site: &Site<'_>, tier: Tier, secrets: &Secrets) {
     victim.leave().await;
     assert!(still.as_u64().is_some() || still.is_number(), "the sibling serves on: {still}");
     assert_eq!(victim::intruders(&targets), [""; 0].map(std::path::PathBuf::from), "written outside");
-    found.judge(tier);
+    found.judge(tier, site.is_root());
     if tier == Tier::Strict {
         let untouched =
             json!({ "signals": 0, "connections": [], "datagrams": 0, "intact": true, "strangers": [] });
@@ -184,14 +190,14 @@ impl Findings {
         deploy_hostile(site, name, &folder, targets).await;
     }
 
-    fn judge(&self, tier: Tier) {
+    fn judge(&self, tier: Tier, is_root: bool) {
         let threats = threats::all();
         let has_cgroups = self.has_cgroups.unwrap();
         let mut wrong = Vec::new();
         for scenario in &self.tried {
             let row =
                 threats.get(scenario).unwrap_or_else(|| panic!("{scenario} is not in docs/threat-model.md"));
-            match (row.is_open(tier, has_cgroups), self.leaks.get(scenario)) {
+            match (row.is_open(tier, has_cgroups, is_root), self.leaks.get(scenario)) {
                 (false, Some(how)) => wrong.push(format!("{scenario} LEAKED and is not listed: {how:#?}")),
                 (true, None) if !BY_LOAD.contains(&scenario.as_str()) => {
                     wrong.push(format!("{scenario} is listed as open for {tier:?}, but it is stopped"))
@@ -199,7 +205,8 @@ impl Findings {
                 _ => {}
             }
         }
-        assert!(wrong.is_empty(), "{tier:?}, cgroups: {has_cgroups}:\n{}", wrong.join("\n"));
+        let place = format!("{tier:?}, cgroups: {has_cgroups}, root: {is_root}");
+        assert!(wrong.is_empty(), "{place}:\n{}", wrong.join("\n"));
         assert!(self.tried.len() >= 46, "only {} scenarios were tried", self.tried.len());
     }
 }
@@ -254,7 +261,9 @@ async fn hostile_servers_get_nothing_in_a_container_and_what_the_document_says_i
     };
     let user = "1000:1000";
     suite_in(Place::Container { engine: &engine, user, flags: recommended_flags() }, Tier::Strict).await;
-    suite_in(Place::Container { engine: &engine, user, flags: Vec::new() }, Tier::Light).await;
+    for user in [user, "0:0"] {
+        suite_in(Place::Container { engine: &engine, user, flags: Vec::new() }, Tier::Light).await;
+    }
     engine.end().await;
 }
 

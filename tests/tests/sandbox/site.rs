@@ -193,6 +193,11 @@ impl<'a> Site<'a> {
         numbers.split_whitespace().nth(depth)?.parse().ok()
     }
 
+    /// Whether each service has a uid of its own here.
+    pub fn is_root(&self) -> bool {
+        self.place.uid().unwrap_or_else(|| nix::unistd::getuid().as_raw()) == 0
+    }
+
     pub fn port(&self) -> u16 {
         let url = self.owner.broker_url();
         url.trim_start_matches("ws://").trim_end_matches("/ws").rsplit(':').next().unwrap().parse().unwrap()

@@ -3,10 +3,10 @@
 use broker::store::{KEPT_MS, KEPT_ROWS, Wanted, summed};
 use catalog::quarantine::{Item, Kind};
 use wire::report::{EgressDecision, Verdict};
-use wire::{Policy, Tier};
+use wire::{Generation, Policy, Tier};
 
 use crate::on_both;
-use crate::world::{World, member, mesh};
+use crate::world::{World, member, mesh, open};
 
 on_both! {
     a_mesh_is_strict_until_it_is_told_otherwise;
@@ -15,6 +15,7 @@ on_both! {
     the_same_counts_twice_or_late_change_nothing;
     lives_of_the_runner_are_kept_apart_and_a_kind_is_new_once;
     only_the_newest_rows_of_the_last_month_are_kept;
+    what_was_stored_before_the_jail_is_read_after_it;
 }
 
 const LIGHT: Policy = Policy { min_isolation: Tier::Light, min_release_age_s: 60 };
@@ -130,14 +131,52 @@ async fn only_the_newest_rows_of_the_last_month_are_kept(world: World) {
     tx.egress().record(&world.key("b"), "1", &old, 10).await.expect("records");
     // All at the same time: the bound holds even then.
     let now = 10 + KEPT_MS + 1;
+    let been = EgressDecision { verdict: Verdict::Allowed, ..decision("been", 1, now - 1) };
+    tx.egress().record(&world.key("a"), "1", &[been], now).await.expect("records");
     let many: Vec<_> = (0..KEPT_ROWS + 20).map(|n| decision(&format!("h{n}"), 1, now)).collect();
     tx.egress().record(&world.key("a"), "1", &many, now).await.expect("records");
     let rows = tx.egress().of(&world.key("a")).await.expect("reads");
-    assert_eq!(i64::try_from(rows.len()), Ok(KEPT_ROWS));
+    assert_eq!(i64::try_from(rows.len()), Ok(KEPT_ROWS + 1));
+    assert!(rows.iter().any(|row| row.decision.host == "been"), "what was refused does not wash it out");
     assert!(rows.iter().all(|row| row.decision.host != "old"));
     assert_eq!(
         tx.egress().of(&world.key("b")).await.expect("reads").len(),
         1,
         "another service keeps its own"
     );
+}
+
+/// A database as the version before the jail left it.
+async fn what_was_stored_before_the_jail_is_read_after_it(world: World) {
+    let key = world.key("a");
+    world.deploy(&key, 1).await.expect("deploys");
+    for statement in [
+        "DROP TABLE egress_decision",
+        "DROP TABLE approval",
+        "DROP TABLE applied_policy",
+        "ALTER TABLE mesh DROP COLUMN min_isolation",
+        "ALTER TABLE mesh DROP COLUMN min_release_age_s",
+        "DELETE FROM _sqlx_migrations WHERE version > 1",
+        "UPDATE generation SET spec = '{\"source\":{\"type\":\"npx\",\"package\":\"p\"},\
+         \"limits\":{\"memory_mb\":1024,\"open_files\":1024,\"file_size_mb\":77}}'",
+    ] {
+        world.damage(statement).await;
+    }
+    let report = "{\"service\":{\"mesh\":\"MESH\",\"name\":\"a\"},\"revision\":1,\
+        \"serving\":{\"generation\":1,\"phase\":\"ready\",\"restarts\":0,\"memory_bytes\":5,\"pid\":7}}";
+    let report = report.replace("MESH", world.mesh.as_str());
+    let insert = format!(
+        "INSERT INTO observed (mesh_id, name, report, updated_at) SELECT id, 'a', '{report}', 5 FROM mesh"
+    );
+    world.damage(&insert).await;
+    let store = open(&world.url).await.expect("opens, and migrates");
+    let mut tx = store.begin().await.expect("begins");
+    let spec = tx.generations().find(&key, Generation(1)).await.expect("reads").expect("is there").spec;
+    assert_eq!((spec.limits.disk_mb, spec.limits.pids, spec.network.len()), (77, 128, 0));
+    assert_eq!(tx.observed().list_all().await.expect("reads")[0].report.service, key);
+    assert_eq!(tx.policies().all().await.expect("reads").get(&world.mesh), Some(&Policy::default()));
+    assert!(tx.policies().applied().await.expect("reads").is_empty(), "so the runner is told the policy");
+    assert_eq!(tx.approvals().get(&key).await.expect("reads"), None);
+    drop(tx);
+    store.close().await;
 }

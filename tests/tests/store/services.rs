@@ -85,6 +85,7 @@ async fn of_two_deploys_at_once_one_wins(world: World) {
                     spec: &spec,
                     secrets: None,
                     pin: None,
+                    starts: true,
                     at,
                 };
                 let result = tx.services().deploy(deploy).await;
@@ -351,6 +352,7 @@ async fn a_quota_holds_when_writers_take_turns(world: World) {
                     spec: &spec,
                     secrets: None,
                     pin: None,
+                    starts: true,
                     at: 1,
                 };
                 tx.services().deploy(deploy).await.expect("deploys");

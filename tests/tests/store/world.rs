@@ -66,6 +66,7 @@ impl World {
             spec,
             secrets: None,
             pin: None,
+            starts: true,
             at: 100 + n,
         }
     }

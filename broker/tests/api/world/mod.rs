@@ -99,6 +99,14 @@ impl World {
         let _ = running.await;
     }
 
+    /// Does to the database what our own code never does.
+    pub async fn damage(&self, statement: &'static str) {
+        use sqlx::Connection as _;
+        let mut connection = sqlx::SqliteConnection::connect(&url(&self.dir)).await.expect("connects");
+        sqlx::query(statement).execute(&mut connection).await.expect("damages");
+        connection.close().await.expect("closes");
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("runner.sock")
     }

@@ -1,6 +1,7 @@
 //! A runner that keeps its word over the real HTTP API: what becomes of a service is in the name of its package.
 //!
-//! `ok*` is ready at once, `fail*` fails, `hang*` never ends, `clash*` lists two tools of one name.
+//! `ok*` is ready at once, `fail*` fails, `weak*` fails where the policy is strict, `hang*` never ends, `clash*` lists two tools of
+//! one name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -232,6 +233,15 @@ fn at(generation: Generation, phase: Phase, package: &str) -> GenerationReport {
     }
 }
 
+fn failed(generation: Generation, package: &str, code: ErrorCode) -> GenerationReport {
+    let message = match code {
+        ErrorCode::IsolationUnavailable => "this runner builds no strict jail",
+        _ => "it ended before it spoke",
+    };
+    let reason = Reason { code, message: message.into(), stderr: vec!["no KEY".into()] };
+    GenerationReport { reason: Some(reason), ..at(generation, Phase::Failed, package) }
+}
+
 fn health_of(held: &Held) -> Health {
     Health {
         build: "test".into(),
@@ -299,14 +309,9 @@ async fn apply(
     let generation = apply.generation;
     match package.get(..2) {
         _ if entry.0.serving.as_ref().is_some_and(|s| s.generation == generation) => entry.0.candidate = None,
-        Some("fa") => {
-            let mut failed = at(generation, Phase::Failed, &package);
-            failed.reason = Some(Reason {
-                code: ErrorCode::StartExited,
-                message: "it ended before it spoke".into(),
-                stderr: vec!["no KEY".into()],
-            });
-            entry.0.candidate = Some(failed);
+        Some("fa") => entry.0.candidate = Some(failed(generation, &package, ErrorCode::StartExited)),
+        Some("we") if apply.policy.min_isolation == Tier::Strict => {
+            entry.0.candidate = Some(failed(generation, &package, ErrorCode::IsolationUnavailable));
         }
         Some("ha") => entry.0.candidate = Some(at(generation, Phase::Installing, &package)),
         _ => {
