@@ -47,16 +47,18 @@ pub async fn redeploy(binary: &Path) -> Result<()> {
     let mut table = Table::new("Warm redeploy of the same pin", &head);
     let deploy = ["deploy", "everything", "--", "npx", "-y", "@modelcontextprotocol/server-everything"];
     stage.run(&deploy).await?;
-    // A rollback deploys a pin that is known; `deploy` asks the registry first what the newest version is.
-    stage.run(&deploy).await?;
-    for (label, command, goal_ms) in [
-        ("npm, pinned (rollback)", &["rollback", "everything"][..], 100),
-        ("npm, with registry", &deploy, 1000),
+    // A changed network is a new generation of a pin that is known; `deploy` asks the registry first what the newest
+    // version is.
+    let allow = ["allow", "everything", "example.com"];
+    let deny = ["deny", "everything", "example.com"];
+    for (label, commands, goal_ms) in [
+        ("npm, pinned (allow, deny)", [&allow[..], &deny[..]], 100),
+        ("npm, with registry", [&deploy[..], &deploy[..]], 1000),
     ] {
         let goal = Duration::from_millis(goal_ms);
         let connection = stage.connect().await?;
         let (mut whole, mut own) = (Samples::default(), Samples::default());
-        for _ in 0..9 {
+        for command in commands.into_iter().cycle().take(10) {
             let since = Instant::now();
             stage.run(command).await?;
             whole.push(since.elapsed());

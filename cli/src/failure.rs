@@ -3,7 +3,8 @@
 use client::ClientError;
 use client::config::ConfigError;
 use serde::Serialize;
-use wire::peer::hosting::{McpCallResult, McpDeployStatus};
+use wire::peer::calls::McpCallResult;
+use wire::peer::hosting::McpDeployStatus;
 use wire::report::Reason;
 use wire::{Class, ErrorCode};
 

@@ -22,7 +22,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The hour that runs, and 24 whole ones before it.
 const HOURS: usize = 25;
 
-/// What became of one service's connections: at most 100 (host, port, verdict), the oldest leave first. One for each
+/// What became of one service's connections: at most 100 (host, port, verdict); the oldest refusals leave first,
+/// then the oldest of the others. One for each
 /// service, kept over its generations: the caps on connections and bytes are counted here, too.
 #[derive(Debug)]
 pub struct Ledger {
@@ -127,7 +128,9 @@ impl Ledger {
             return traffic;
         }
         if book.entries.len() >= MAX_DECISIONS {
-            book.entries.remove(0);
+            // Where it has been is worth more than what it was refused, of which it can make as much as it likes.
+            let refused = book.entries.iter().position(|e| !e.verdict.is_allowed()).unwrap_or(0);
+            book.entries.remove(refused);
         }
         let traffic = Arc::new(Traffic::default());
         book.entries.push(Entry {

@@ -137,16 +137,17 @@ impl Primitive {
             Self::UserNamespace | Self::Namespaces => {
                 "on a host: `sysctl -w user.max_user_namespaces=10000`, on Debian before 11 `sysctl -w \
                  kernel.unprivileged_userns_clone=1`, on Ubuntu an AppArmor profile with `userns,` for this program or \
-                 `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in Docker: `--security-opt seccomp=PROFILE \
-                 --security-opt apparmor=unconfined --security-opt systempaths=unconfined --user 1000:1000`"
+                 `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`; in Docker, with images/seccomp-runner.json of \
+                 the source as PROFILE: `docker run --user 1000:1000 --cap-drop ALL --security-opt no-new-privileges --security-opt \
+                 seccomp=PROFILE --security-opt apparmor=unconfined --security-opt systempaths=unconfined …`"
             }
             Self::MappedUid => "root with CAP_SETUID and CAP_SETGID in its own user namespace, or no root",
             Self::NetworkNamespace => {
-                "`sysctl -w user.max_net_namespaces=10000`; in Docker: `--security-opt seccomp=PROFILE`"
+                "`sysctl -w user.max_net_namespaces=10000`; in Docker: as for user_namespace"
             }
             Self::Mounts | Self::PivotRoot => {
-                "in Docker: `--security-opt apparmor=unconfined --security-opt seccomp=PROFILE`, with a profile that allows \
-                 mount, umount2, pivot_root, open_tree, move_mount and mount_setattr"
+                "in Docker: as for user_namespace; another profile must allow mount, umount2, pivot_root, open_tree, move_mount \
+                 and mount_setattr"
             }
             // The kernel gives no fresh one where parts of the present one are hidden.
             Self::FreshProc if unistd::geteuid().is_root() => {

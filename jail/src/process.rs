@@ -62,7 +62,8 @@ pub(crate) fn descendants(root: i32) -> io::Result<Vec<Process>> {
 /// What a jail's tree uses now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Resident memory added up over the processes, so that pages shared between them count more than once.
+    /// Resident memory added up over the processes. What they share counts once where the kernel says how much that is, else
+    /// once for each.
     pub rss_bytes: u64,
     /// Processes, without the helper, without the init of a strict jail and without zombies.
     pub processes: usize,
@@ -76,10 +77,19 @@ pub fn usage(helper_pid: u32) -> io::Result<Usage> {
     let below = descendants(root)?;
     let counted = below.iter().filter(|process| !process.is_zombie);
     for process in counted.filter(|process| process.parent != root || !is_init(process.pid)) {
-        usage.rss_bytes += process.resident_pages * page;
+        usage.rss_bytes += proportional(process.pid).unwrap_or(process.resident_pages * page);
         usage.processes += 1;
     }
     Ok(usage)
+}
+
+/// Its share of the memory that it has in common with others, where the kernel lets us ask: a herd that was forked from one
+/// process would otherwise count the same pages for each.
+fn proportional(pid: i32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// Whether this is the first process of a pid namespace of its own.

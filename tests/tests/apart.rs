@@ -6,7 +6,6 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::json;
 use tests::{Person, eventually, fixture, pg, processes};
 use tokio::process::{Child, Command};
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use wire::isolation::{IsolationReport, PrimitiveReport};
+use wire::peer::calls::*;
 use wire::peer::hello::{Attestation, Group, Hello, HelloAck, MemberProfile, SessionHello};
 use wire::peer::hosting::*;
 use wire::peer::mesh::*;

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::ErrorCode;
 use wire::peer::Head;
-use wire::peer::hosting::McpCancel;
+use wire::peer::calls::McpCancel;
 
 use super::handlers;
 use super::outbox::{Closing, Outbox};

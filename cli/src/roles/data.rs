@@ -11,7 +11,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use client::config::{private_folder, write_private};
@@ -62,6 +62,12 @@ impl DataFolder {
     /// Creates the folder and takes the lock.
     pub fn hold(&self) -> Result<Held, Failure> {
         private_folder(&self.0).map_err(|e| self.unusable(&e))?;
+        if nix::unistd::geteuid().is_root() {
+            // Services have uids of their own and, where there are no namespaces, walk through here. They can't list it, and each
+            // file in it is private.
+            let walkable = std::fs::Permissions::from_mode(0o711);
+            std::fs::set_permissions(&self.0, walkable).map_err(|e| self.unusable(&e))?;
+        }
         if self.runner_socket().as_os_str().len() > MAX_SOCKET_PATH {
             let message = format!("{} is too long a path for a socket in it", self.0.display());
             return Err(Failure::user(message).with_cure("Choose a shorter one with --data."));
@@ -152,7 +158,6 @@ fn read_pid(file: &mut File) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     struct Scratch(DataFolder);
 

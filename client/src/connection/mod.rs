@@ -21,8 +21,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use wire::RawJson;
 use wire::peer::Body;
+use wire::peer::calls::{McpCall, McpCallResult, McpRequest, McpRequestResult};
 use wire::peer::hello::HelloAck;
-use wire::peer::hosting::{McpCall, McpCallResult, McpRequest, McpRequestResult};
 use wire::peer::mesh::SystemPush;
 
 pub(crate) use hello::now_ms;

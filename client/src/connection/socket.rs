@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use wire::peer::hosting::McpCancel;
+use wire::peer::calls::McpCancel;
 use wire::peer::mesh::SystemPush;
 use wire::peer::{Body, ErrorBody, Head, close};
 

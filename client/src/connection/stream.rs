@@ -7,10 +7,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use wire::RawJson;
 use wire::peer::Body;
-use wire::peer::hosting::{
-    McpCall, McpCallResult, McpDeployProgress, McpDeployStatus, McpLogs, McpLogsEvent, McpLogsResult,
-    McpRequestEvent,
-};
+use wire::peer::calls::{McpCall, McpCallResult, McpRequestEvent};
+use wire::peer::hosting::{McpDeployProgress, McpDeployStatus, McpLogs, McpLogsEvent, McpLogsResult};
 
 use super::socket::{Frame, Waiter};
 use super::{CALL_DEADLINE, CALL_GRACE, Connection, Forgetter, LinkState, closed};

@@ -24,7 +24,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// A process may fork while it is moved; its child is found by the next look.
 const MOVES: usize = 5;
 
-const REMEDY: &str = "start it with `systemd-run --user -p Delegate=yes …`, from a unit with `Delegate=yes` and \
+const REMEDY: &str = "start it with `systemd-run --user --scope -p Delegate=yes claudemesh up`, from a unit with `Delegate=yes` and \
     `DelegateSubgroup=sup`, or in a container of Docker 28 or later with `--security-opt writable-cgroups=true`";
 
 /// What decides: usually of this process, in tests made up.

@@ -18,7 +18,9 @@ const PENDING_SIGNALS: u64 = 1024;
 
 pub(super) fn limit(limits: &Limits, confinement: &Confinement<'_>) -> Result<(), SetupError> {
     let Limits { memory_bytes, max_processes, open_files, file_size_bytes } = *limits;
-    lower(Resource::RLIMIT_CORE, 0)?;
+    // Not 0: the kernel would still start a `core_pattern` that is a program, as root of the host. 1 keeps it from that, and
+    // no file is made of one byte (core(5)).
+    lower(Resource::RLIMIT_CORE, 1)?;
     lower(Resource::RLIMIT_NOFILE, open_files)?;
     if let Some(bytes) = file_size_bytes {
         lower(Resource::RLIMIT_FSIZE, bytes)?;

@@ -130,7 +130,7 @@ for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]:
     attempt(f"capabilities in {name}")(lambda: int(status[name], 16))
 attempt("new privileges")(lambda: status["NoNewPrivs"] != "1")
 attempt("no filter")(lambda: status["Seccomp"] != "2")
-attempt("raise the core limit")(lambda: resource.getrlimit(resource.RLIMIT_CORE) != (0, 0) or resource.setrlimit(resource.RLIMIT_CORE, (1, 1)) is None)
+attempt("raise the core limit")(lambda: resource.getrlimit(resource.RLIMIT_CORE) != (1, 1) or resource.setrlimit(resource.RLIMIT_CORE, (2, 2)) is None)
 attempt("nice")(lambda: os.nice(-5) < 0)
 attempt("realtime")(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)) is None)
 attempt("immunity from the out-of-memory killer")(lambda: open("/proc/self/oom_score_adj", "w").write("-1000"))

@@ -35,13 +35,17 @@ pub fn python() -> String {
     if !is_strict() && Path::new("/usr/bin/python3").exists() {
         return "/usr/bin/python3".into();
     }
-    let found = std::process::Command::new("python3")
-        .args(["-c", "import sys; print(sys.executable)"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .and_then(|child| child.wait_with_output())
-        .expect("python3 is installed");
-    String::from_utf8(found.stdout).expect("a path").trim().to_owned()
+    static FOUND: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    let ask = || {
+        let found = std::process::Command::new("python3")
+            .args(["-c", "import sys; print(sys.executable)"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .and_then(|child| child.wait_with_output())
+            .expect("python3 is installed");
+        String::from_utf8(found.stdout).expect("a path").trim().to_owned()
+    };
+    FOUND.get_or_init(ask).clone()
 }
 
 /// Where the interpreter's own files are, when that is not a directory of the system.

@@ -155,11 +155,20 @@ fn spawn(
 
 /// A light jail has no view of its own: another uid than ours must be able to walk to what it may use.
 fn let_through(data: &Path, place: &Path) -> std::io::Result<()> {
-    for dir in place.ancestors().skip(1).take_while(|dir| dir.starts_with(data)) {
+    for dir in place.ancestors().skip(1) {
         let mode = std::fs::metadata(dir)?.permissions().mode();
-        if mode & 0o011 != 0o011 {
-            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o011))?;
+        if mode & 0o001 != 0 {
+            continue;
         }
+        if !dir.starts_with(data) {
+            let message = format!(
+                "{} is closed to other users than root, and without namespaces a service must walk through it; give the \
+                 platform a data folder outside, such as `--data /var/lib/claudemesh`, and tools outside, such as those in /usr",
+                dir.display()
+            );
+            return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message));
+        }
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o011))?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! are given to nobody: a jail's only way out is the runner's own.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::tools::Tools;
@@ -42,6 +42,9 @@ pub(crate) struct Places<'a> {
     pub(crate) cache: &'a Path,
 }
 
+/// The system's trusted certificates, where Debian and Red Hat keep them.
+const SYSTEM_ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+
 /// The environment of one step but for `HOME` and `TMPDIR`, from scratch.
 pub(crate) fn step_env(tools: &Tools, reach: Reach, places: &Places<'_>) -> BTreeMap<OsString, OsString> {
     let mut env = operators(std::env::vars_os(), reach);
@@ -71,6 +74,11 @@ pub(crate) fn step_env(tools: &Tools, reach: Reach, places: &Places<'_>) -> BTre
         ("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0".into()),
     ];
     env.extend(fixed.map(|(name, value)| (name.into(), value)));
+    // uv brings roots of its own and knows those of the system only if told.
+    let bundle = SYSTEM_ROOTS.iter().find(|bundle| Path::new(bundle).is_file());
+    if let Some(bundle) = bundle.filter(|_| !env.contains_key(OsStr::new("SSL_CERT_FILE"))) {
+        env.insert("SSL_CERT_FILE".into(), bundle.into());
+    }
     if reach == Reach::Registry {
         env.extend(HOLDS.map(|(name, value)| (name.into(), value.into())));
     }

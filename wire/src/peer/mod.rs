@@ -5,6 +5,7 @@
 //! §1–2, hosting reference §1); what we add is marked *ours*. Unknown fields of a frame are ignored, unknown fields of
 //! a `source` or `config` are refused.
 
+pub mod calls;
 pub mod hello;
 pub mod hosting;
 pub mod mesh;

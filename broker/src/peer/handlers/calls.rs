@@ -5,7 +5,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use wire::RawJson;
 use wire::peer::Body;
-use wire::peer::hosting::{McpCall, McpCallResult, McpRequest, McpRequestEvent, McpRequestResult};
+use wire::peer::calls::{McpCall, McpCallResult, McpRequest, McpRequestEvent, McpRequestResult};
 
 use crate::calls::{self, Call, CallError, Said};
 use crate::peer::dispatch::Asked;
