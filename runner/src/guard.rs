@@ -283,6 +283,16 @@ mod tests {
         assert!(text.contains("of the 1 MiB"), "{text}");
     }
 
+    /// Not as it should be: scenario 43u of docs/threat-model.md.
+    #[test]
+    fn a_file_without_a_name_is_not_seen() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = tempfile::tempfile_in(dir.path()).expect("made");
+        file.set_len(0).expect("empty");
+        std::io::Write::write_all(&mut &file, &vec![1; 2 << 20]).expect("written");
+        assert_eq!(measure(dir.path(), 64 * MIB).bytes, 0);
+    }
+
     #[test]
     fn what_can_not_be_measured_is_too_much() {
         let dir = tempfile::tempdir().expect("a directory");

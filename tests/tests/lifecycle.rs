@@ -403,7 +403,8 @@ async fn a_crashed_server_comes_back_by_itself_and_those_in_scope_hear_of_it() {
     World::scene(async |world| {
         deploy(world, &world.owner, "frail", &["--mesh-wide"]).await;
         let peer = world.join("Ana", &[]).await.peer().await;
-        let pid = peer.pid_of("frail").await;
+        let owner = world.owner.peer().await;
+        let pid = owner.pid_of("frail").await;
         let lost = peer.call("frail", "crash", json!({})).await;
         assert_eq!(lost["code"], "instance_lost", "{lost}");
         let event = peer.event("mcp_crashed", "frail").await;
@@ -413,7 +414,8 @@ async fn a_crashed_server_comes_back_by_itself_and_those_in_scope_hear_of_it() {
             "stderr is for those who may read logs: {event}"
         );
         // A call to a service that is on its way back waits for it.
-        assert_ne!(peer.pid_of("frail").await, pid);
+        peer.call_text("frail", "version", json!({})).await;
+        assert_ne!(owner.pid_of("frail").await, pid);
         assert_eq!(world.status("frail").await["restarts"], 1);
     })
     .await;

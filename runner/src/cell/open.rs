@@ -144,9 +144,15 @@ fn spawn(
         std::fs::create_dir_all(parent).map_err(no_place)?;
     }
     if order.tier == Tier::Light && order.uid.is_some() {
-        let places =
-            [&order.home, &tmp, &order.cwd].into_iter().chain(&order.read_only).chain(&order.writable);
-        places.into_iter().try_for_each(|place| let_through(data, place)).map_err(no_place)?;
+        let program = PathBuf::from(order.argv.first().map(String::as_str).unwrap_or_default());
+        let needed = [&order.home, &tmp, &order.cwd, &program].into_iter().chain(&order.writable);
+        // Of what it may read it may never want some, so only what it needs must be within reach.
+        needed
+            .clone()
+            .chain(&order.read_only)
+            .try_for_each(|place| let_through(data, place))
+            .map_err(no_place)?;
+        needed.into_iter().try_for_each(|place| within_reach(place)).map_err(no_place)?;
     }
     let stdio_of = |order: CellOrder| order.stdio;
     let spec = spec_of(&mut order, tmp, group, proxy_port);
@@ -155,12 +161,18 @@ fn spawn(
 
 /// A light jail has no view of its own: another uid than ours must be able to walk to what it may use.
 fn let_through(data: &Path, place: &Path) -> std::io::Result<()> {
-    for dir in place.ancestors().skip(1) {
+    for dir in place.ancestors().skip(1).take_while(|dir| dir.starts_with(data)) {
         let mode = std::fs::metadata(dir)?.permissions().mode();
-        if mode & 0o001 != 0 {
-            continue;
+        if mode & 0o011 != 0o011 {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o011))?;
         }
-        if !dir.starts_with(data) {
+    }
+    Ok(())
+}
+
+fn within_reach(place: &Path) -> std::io::Result<()> {
+    for dir in place.ancestors().skip(1) {
+        if std::fs::metadata(dir)?.permissions().mode() & 0o001 == 0 {
             let message = format!(
                 "{} is closed to other users than root, and without namespaces a service must walk through it; give the \
                  platform a data folder outside, such as `--data /var/lib/claudemesh`, and tools outside, such as those in /usr",
@@ -168,7 +180,6 @@ fn let_through(data: &Path, place: &Path) -> std::io::Result<()> {
             );
             return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, message));
         }
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777 | 0o011))?;
     }
     Ok(())
 }
