@@ -422,11 +422,10 @@ fn an_ordinary_user_gets_the_same_jail_and_a_process_limit() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let copy = dir.path().join("helper");
-    fs::copy(helper(), &copy).unwrap();
+    world::install(&helper(), &copy);
     let wrapper = dir.path().join("wrapper");
     let become_nobody = "/usr/bin/setpriv --reuid=65534 --regid=65534 --clear-groups";
-    fs::write(&wrapper, format!("#!/bin/sh\nexec {become_nobody} {} \"$@\"\n", copy.display())).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    world::install_script(&wrapper, &format!("exec {become_nobody} {} \"$@\"", copy.display()));
     let script = "id -u; grep processes /proc/self/limits; (setsid sleep 1000 &) ; read line";
     let mut run = start_with(&wrapper, sh(script), |spec| {
         (spec.home, spec.tmp) = (dir.path().join("h"), dir.path().join("t"));

@@ -303,9 +303,8 @@ fn whatever_the_machine_refuses_nothing_starts_with_less() {
 /// A helper that is started by `line`, a command that takes the helper's path as its last argument.
 fn helper_by(world: &World, line: &str) -> std::path::PathBuf {
     let (wrapper, copy) = (world.path("wrapper"), world.path("helper"));
-    std::fs::copy(helper(), &copy).unwrap();
-    std::fs::write(&wrapper, format!("#!/bin/sh\nexec {line} {} \"$@\"\n", copy.display())).unwrap();
-    open_to_all(&wrapper, 0o755);
+    install(&helper(), &copy);
+    install_script(&wrapper, &format!("exec {line} {} \"$@\"", copy.display()));
     wrapper
 }
 

@@ -89,10 +89,9 @@ fn without_user_namespaces_nothing_starts() {
     let (wrapper, script, copy) =
         (world.path("wrapper"), world.path("code/no_namespaces.py"), world.path("helper"));
     fs::write(&script, include_str!("hostile/no_namespaces.py")).unwrap();
-    fs::copy(helper(), &copy).unwrap();
+    install(&helper(), &copy);
     let line = format!("exec /usr/bin/python3 {} {} \"$@\"", script.display(), copy.display());
-    fs::write(&wrapper, format!("#!/bin/sh\n{line}\n")).unwrap();
-    open_to_all(&wrapper, 0o755);
+    install_script(&wrapper, &line);
     let run = start_with(&wrapper, sh(":"), |spec| {
         world.furnish(spec);
         spec.isolation = Isolation::Strict(View::default());

@@ -161,14 +161,26 @@ impl Drop for World {
     }
 }
 
+/// By another process: a file that this one has written may still be open for writing in what another test is just forking,
+/// and then can't be executed.
+pub fn install(from: &Path, to: &Path) {
+    let mut copying = Command::new("/bin/cp").arg(from).arg(to).spawn().expect("a world");
+    assert!(copying.wait().expect("a world").success());
+}
+
+pub fn install_script(path: &Path, line: &str) {
+    let text = path.with_extension("text");
+    fs::write(&text, format!("#!/bin/sh\n{line}\n")).expect("a world");
+    install(&text, path);
+    open_to_all(path, 0o755);
+}
+
 /// A helper that first becomes this user; only root can.
 pub fn helper_as(world: &World, user: u32) -> PathBuf {
     let (copy, wrapper) = (world.path("helper"), world.path("wrapper"));
-    fs::copy(helper(), &copy).expect("a world");
+    install(&helper(), &copy);
     let become_user = format!("/usr/bin/setpriv --reuid={user} --regid={user} --clear-groups");
-    fs::write(&wrapper, format!("#!/bin/sh\nexec {become_user} {} \"$@\"\n", copy.display()))
-        .expect("a world");
-    open_to_all(&wrapper, 0o755);
+    install_script(&wrapper, &format!("exec {become_user} {} \"$@\"", copy.display()));
     wrapper
 }
 
@@ -177,8 +189,7 @@ pub fn helper_without(world: &World, call: i64) -> PathBuf {
     let (wrapper, filter) = (world.path("wrapper"), world.path("code/deny.py"));
     fs::write(&filter, include_str!("../hostile/deny.py")).expect("a world");
     let line = format!("exec /usr/bin/python3 {} {call} {} \"$@\"", filter.display(), helper().display());
-    fs::write(&wrapper, format!("#!/bin/sh\n{line}\n")).expect("a world");
-    open_to_all(&wrapper, 0o755);
+    install_script(&wrapper, &line);
     wrapper
 }
 
