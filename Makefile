@@ -23,7 +23,7 @@ lint: ## formatting and clippy
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 
-soak: ## 10,000 killed servers and 100 killed runners (release build; about half an hour)
+soak: ## 10,000 killed servers and 100 killed runners (release build; about a quarter of an hour)
 	@scripts/setup.sh test
 	@cargo build --release -p cli
 	@cargo test --release -p jail --test strict_soak -- --nocapture
