@@ -70,6 +70,9 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         phase: phase(service, report.as_deref()).as_str().into(),
         generation: service.target().0,
         reason: reason(observed, service, shown).map(|reason| redacted(&reason, manageable)),
+        last_fall: shown
+            .and_then(|generation| generation.last_fall.as_ref())
+            .map(|reason| redacted(reason, manageable)),
         failed_update,
         pin: service.pin().map(shown_pin),
         source: source_line(&spec.source, service.pin()),
@@ -305,6 +308,7 @@ mod tests {
             generation: wire::Generation(1),
             phase: Phase::Ready,
             reason: None,
+            last_fall: None,
             pin: Some(pin),
             restarts: 0,
             ready_since_ms: None,

@@ -134,11 +134,12 @@ async fn a_stopped_service_gets_its_network_and_stays_stopped() {
     .await;
 }
 
-/// The first reason that is shown while the service is down.
+/// Why the service is down, or was before it came back.
 async fn fallen(world: &World, code: &str) -> Value {
     eventually(code, async || {
-        let reason = world.status("svc").await["reason"].clone();
-        (reason["code"] == code).then_some(reason)
+        let status = world.status("svc").await;
+        let reasons = [&status["reason"], &status["last_fall"]];
+        reasons.into_iter().find(|reason| reason["code"] == code).cloned()
     })
     .await
 }
@@ -166,6 +167,8 @@ async fn a_limit_is_shown_held_and_named_to_the_caller_and_in_the_status() {
         }
         assert_ne!(peer.pid_of("svc").await, pid, "it is back");
         assert!(owner.ok(["why", "svc"]).await.contains("restarted once"));
+        let card = owner.ok(["status", "svc"]).await;
+        assert!(card.contains("last fall") && card.contains("(out_of_memory)"), "{card}");
         // Neither file alone is too large.
         for name in ["a", "b"] {
             peer.call("svc", "fill", json!({ "bytes": 6 << 20, "name": name })).await;

@@ -140,6 +140,17 @@ error_codes! {
     TooNew "too_new" 409 User "The version is younger than the mesh's minimum release age." "Deploy an older version, or wait.";
     Tampered "tampered" 500 Platform "The installed files are not those that were installed." "They were set aside; the service installs them again.";
     JailFailed "jail_failed" 500 Platform "The jail could not be built; the message names the step." "Run `claudemesh doctor` on the runner.";
+    // ── the vault ──
+    VaultError "vault_error" 400 User "The vault does not take this; the message says why." "Correct what the message names.";
+    VaultMissing "vault_missing" 404 User "A reference names an entry that is not in the vault of its owner." "Its owner runs `claudemesh vault set KEY`.";
+    VaultLocked "vault_locked" 503 Unavailable "The runner has not got its own key back since it started." "It opens by itself once its broker, or the system, hands over the boot key; with custody in memory the mesh's owner runs `claudemesh runner trust ID`.";
+    RunnerNotTrusted "runner_not_trusted" 403 Unavailable "The mesh's owner has not let this runner open the mesh's vault." "The owner runs `claudemesh runner ls` and `claudemesh runner trust ID`.";
+    AwaitingConsent "awaiting_consent" 403 Unavailable "The owner of the secrets has not agreed to the service as it is now." "They look at it and sign with `claudemesh consent NAME`.";
+    VaultDamaged "vault_damaged" 500 Platform "A sealed entry, key or consent does not open or is not what its owner signed." "Set the entry again with `claudemesh vault set KEY`; if it comes back, somebody changes what the broker stores.";
+    VaultStale "vault_stale" 409 Platform "An older version of an entry, key or consent was offered than was seen before." "Somebody put an old state back; set the entry again, or sign again.";
+    VaultKeyRetired "vault_key_retired" 409 Unavailable "The mesh's vault key was replaced meanwhile." "Try again; the client seals to the new key.";
+    VaultKeyUnproven "vault_key_unproven" 502 Platform "The vault key that the broker offers is not signed by the mesh's owner." "Seal nothing. Ask the mesh's owner what the broker is.";
+    LedgerFailed "ledger_failed" 507 Unavailable "The runner could not write down that a secret is opened, so it did not open it." "Free space on the runner.";
     // ── running it ──
     ServiceStopped "service_stopped" 409 Unavailable "The service is stopped." "Start it with `claudemesh start NAME`.";
     ServiceFailed "service_failed" 503 Service "The service never became ready, or keeps crashing." "See `claudemesh status NAME`.";
@@ -156,6 +167,23 @@ error_codes! {
     RunnerLost "runner_lost" 502 Unavailable "The runner ended while the call was running." "Try again; services come back by themselves. Check first whether the call had an effect.";
     RunnerUnavailable "runner_unavailable" 503 Unavailable "No runner is connected." "Look at the broker's `/health/ready`; `claudemesh doctor` tells more.";
     Internal "internal" 500 Platform "claudemesh failed; the details are in the broker's log under the quoted id." "Report it with the id.";
+}
+
+impl ErrorCode {
+    /// A service that is held back by this starts by itself once somebody has done something about it: no fault of its
+    /// code.
+    pub fn is_vault_wait(self) -> bool {
+        matches!(
+            self,
+            Self::VaultMissing
+                | Self::VaultLocked
+                | Self::RunnerNotTrusted
+                | Self::AwaitingConsent
+                | Self::VaultDamaged
+                | Self::VaultStale
+                | Self::LedgerFailed
+        )
+    }
 }
 
 impl std::fmt::Display for ErrorCode {

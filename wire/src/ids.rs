@@ -15,7 +15,7 @@ pub struct BadId {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Box<str>);
 
@@ -28,15 +28,15 @@ macro_rules! text_id {
             ///
             /// # Errors
             /// [`BadId`] with the rule that the text breaks.
-            pub fn parse(text: &str) -> Result<Self, BadId> {
+            pub fn parse(text: &str) -> Result<Self, $crate::BadId> {
                 let check: fn(&str) -> bool = $check;
-                if check(text) { Ok(Self(text.into())) } else { Err(BadId { kind: $kind, rule: $rule }) }
+                if check(text) { Ok(Self(text.into())) } else { Err($crate::BadId { kind: $kind, rule: $rule }) }
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = BadId;
-            fn try_from(text: String) -> Result<Self, BadId> {
+            type Error = $crate::BadId;
+            fn try_from(text: String) -> Result<Self, $crate::BadId> {
                 Self::parse(&text)
             }
         }
@@ -47,14 +47,14 @@ macro_rules! text_id {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
@@ -64,6 +64,8 @@ macro_rules! text_id {
 fn base62_32(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
+
+pub(crate) use text_id;
 
 text_id!(
     /// A mesh: the tenant and trust boundary.
@@ -82,18 +84,46 @@ text_id!(
 );
 text_id!(
     /// The name of a service inside its mesh. `__` and a trailing `_` are refused because clients see
-    /// `svc__<service>__<tool>`, which must split in one way only.
+    /// `svc__<service>__<tool>`, which must split in one way only. Between broker and runner `<name>.<member id>` names
+    /// the instance of one caller; people can't choose such a name, see [`ServiceName::is_plain`].
     ServiceName,
     "service name",
     "1-64 chars, alphanumeric/hyphens/underscores, starting with alphanumeric, no `__`, not ending in `_`",
-    |text| {
-        (1..=64).contains(&text.len())
-            && text.as_bytes()[0].is_ascii_alphanumeric()
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-            && !text.contains("__")
-            && !text.ends_with('_')
+    |text| match text.split_once('.') {
+        None => is_plain_name(text),
+        Some((name, member)) => is_plain_name(name) && base62_32(member),
     }
 );
+
+fn is_plain_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        && !text.contains("__")
+        && !text.ends_with('_')
+}
+
+impl ServiceName {
+    /// A name that a person may give; not that of a caller's instance.
+    pub fn is_plain(&self) -> bool {
+        !self.0.contains('.')
+    }
+
+    /// The instance of one caller of this service.
+    pub fn for_caller(&self, member: &MemberId) -> Self {
+        Self(format!("{}.{member}", self.plain()).into())
+    }
+
+    /// The name of the service, of the instance of a caller too.
+    pub fn plain(&self) -> &str {
+        self.0.split_once('.').map_or(&*self.0, |(name, _)| name)
+    }
+
+    /// Whose instance it is, if it is one.
+    pub fn caller(&self) -> Option<MemberId> {
+        self.0.split_once('.').and_then(|(_, member)| MemberId::parse(member).ok())
+    }
+}
 
 /// A service is named inside its mesh; nothing is ever keyed by the bare name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,9 +159,20 @@ mod tests {
             assert!(ServiceName::parse(good).is_ok(), "{good}");
         }
         let long = "a".repeat(65);
-        for bad in ["", "../x", "a/b", "-a", "_a", "a__b", "a_", "a b", "ä", "a\0", long.as_str()] {
+        for bad in ["", "../x", "a/b", "-a", "_a", "a__b", "a_", "a b", "ä", "a\0", "a.b", long.as_str()] {
             assert!(ServiceName::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_instance_of_a_caller_is_no_name_that_a_person_may_give() {
+        let echo = ServiceName::parse("echo").unwrap();
+        let member = MemberId::parse(&"U".repeat(32)).unwrap();
+        let own = echo.for_caller(&member);
+        assert!(echo.is_plain() && !own.is_plain());
+        assert_eq!((own.plain(), own.caller()), ("echo", Some(member.clone())));
+        assert_eq!((ServiceName::parse(own.as_str()).unwrap(), own.for_caller(&member)), (own.clone(), own));
+        assert_eq!(echo.caller(), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod scope;
 pub mod secret;
 pub mod spec;
 pub mod text;
+pub mod vault;
 
 pub use egress::EgressRule;
 pub use error::{Class, ErrorCode};

@@ -16,6 +16,8 @@ pub enum Phase {
     /// Stopped for lack of calls; a call wakes it.
     Idle,
     /// Crashed; waits before the next start.
+    /// Prepared, and held back until it may open its secrets; the reason says what is missing.
+    Waiting,
     Backoff,
     /// Crashed too often; tries again rarely.
     CrashLoop,
@@ -32,6 +34,7 @@ impl Phase {
             Self::Fetching => "building",
             Self::Installing | Self::Starting => "installing",
             Self::Ready | Self::Idle => "running",
+            Self::Waiting => "waiting",
             Self::Backoff => "restarting",
             Self::CrashLoop => "crashed",
             Self::Stopping | Self::Stopped => "stopped",
@@ -46,6 +49,7 @@ impl Phase {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Idle => "idle",
+            Self::Waiting => "waiting",
             Self::Backoff => "backoff",
             Self::CrashLoop => "crash_loop",
             Self::Stopping => "stopping",
@@ -71,6 +75,9 @@ pub struct GenerationReport {
     pub phase: Phase,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// While it works: why it did not the last time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_fall: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin: Option<Pin>,
     /// Restarts since the generation first became ready.

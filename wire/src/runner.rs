@@ -13,6 +13,10 @@
 //! | `GET /v1/events` | | stream of [`Event`]: every service, then `synced`, then changes |
 //! | `HEAD`, `PUT /v1/blobs/{sha256}` | raw bytes | 200 or 404; 201 |
 //! | `POST /v1/artefacts/retain` | [`Retain`] | 200 [`Retained`]; artefacts that are not named and not in use are removed |
+//! | `GET /v1/vault` | | [`RunnerVault`](crate::vault::RunnerVault) |
+//! | `PUT /v1/vault/boot-key` | [`BootKey`](crate::vault::BootKey) | 200 `RunnerVault`; 409 `vault_locked` when it is another one's |
+//! | `PUT /v1/vault/meshes/{mesh}` | [`Grants`](crate::vault::Grants) | 200 `RunnerVault`; services that waited for it start |
+//! | `GET /v1/vault/openings?after=0` | | the next at most 1,000 [`Opening`](crate::vault::Opening)s, oldest first |
 //! | `POST /v1/shutdown` | | 202; stops every service, then ends |
 //!
 //! A failure answers with its HTTP status and [`Failure`]. Over TCP each request carries
@@ -23,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::isolation::{IsolationReport, Policy};
 use crate::report::{Lists, ServiceReport};
 use crate::spec::{Pin, Secrets, ServiceSpec};
+use crate::vault::Material;
 use crate::{ErrorCode, Generation, RawJson, ServiceKey};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +60,10 @@ pub struct Apply {
     /// What the mesh demands. The same generation with another policy is checked against it again.
     #[serde(default)]
     pub policy: Policy,
+    /// For the references of the spec. The same generation with other material: what was waiting for it is tried again;
+    /// what runs goes on.
+    #[serde(default)]
+    pub vault: Material,
 }
 
 /// One MCP request. `params` and everything in it goes to the server as it is, except `_meta.progressToken`.

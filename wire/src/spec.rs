@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::vault::{RunAs, VaultRef};
 use crate::{EgressRule, Secret, Tier};
 
 /// The whole desired state of one generation, without any secret value. Stored, shown and sent to the runner.
@@ -41,6 +42,19 @@ pub struct ServiceSpec {
     /// The weakest jail it may run in, where the mesh would allow a weaker one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Tier>,
+    /// Environment variables (none of [`Self::env_names`]) that get their value from the vault when an instance starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vault: BTreeMap<String, VaultRef>,
+    /// Whose entries these are.
+    #[serde(default, skip_serializing_if = "RunAs::is_deployer")]
+    pub run_as: RunAs,
+    /// The process gets only placeholders for the vault's values of variables; the way out puts the value into the header
+    /// of a request over TLS to one of these hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inject: Vec<EgressRule>,
+    /// Secrets in results of its tools are passed on instead of masked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmasked_results: bool,
 }
 
 /// The values that never enter a [`ServiceSpec`].

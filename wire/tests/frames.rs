@@ -70,6 +70,7 @@ fn status() -> ServiceStatus {
         phase: "ready".into(),
         generation: 2,
         reason: None,
+        last_fall: None,
         failed_update: Some(FailedUpdate { generation: 3, reason: reason() }),
         pin: Some(pin()),
         source: "npm @scope/echo@1.2.3".into(),

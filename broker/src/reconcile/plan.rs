@@ -117,6 +117,7 @@ mod tests {
             generation: Generation(generation),
             phase,
             reason: None,
+            last_fall: None,
             pin: None,
             restarts: 0,
             ready_since_ms: None,

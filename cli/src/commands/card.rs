@@ -134,6 +134,9 @@ pub fn card(service: &ServiceStatus, now_ms: i64) -> String {
     if let Some(reason) = &service.reason {
         card.line("reason", reason_words(reason, name));
     }
+    if let Some(fall) = &service.last_fall {
+        card.line("last fall", reason_words(fall, name));
+    }
     if let Some(failed) = &service.failed_update {
         let words = reason_words(&failed.reason, name);
         card.line("last update", format!("generation {} failed: {words}", failed.generation));

@@ -21,6 +21,8 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    last_fall: Option<&'a Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     failed_update: Option<&'a FailedUpdate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     drift: Option<&'a Drift>,
@@ -34,6 +36,7 @@ pub async fn why(here: &Here, name: &str) -> Result<(), Failure> {
             name: &service.name,
             refused: refused(service).collect(),
             reason: service.reason.as_ref(),
+            last_fall: service.last_fall.as_ref(),
             failed_update: service.failed_update.as_ref(),
             drift: service.drift.as_ref(),
         });
@@ -65,7 +68,9 @@ fn lines(service: &ServiceStatus, now_ms: i64) -> Vec<String> {
             "withheld from others: {changes} since it was approved · claudemesh approve {name}"
         ));
     }
-    // Once it is well again its last reason is in its log only.
+    if let Some(fall) = &service.last_fall {
+        lines.push(format!("before: {}", reason_words(fall, &name)));
+    }
     if service.restarts > 0 && service.reason.is_none() {
         lines.push(format!("restarted {}: claudemesh logs {name} says why", times(service.restarts.into())));
     }

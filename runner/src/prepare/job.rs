@@ -128,7 +128,7 @@ impl<'a> Preparation<'a> {
         tree::Limits { bytes: self.inner.config.max_artefact_bytes, files: MAX_FILES }
     }
 
-    fn bench(&self, staging: &Staging) -> Bench {
+    fn bench(&self, staging: &Arc<Staging>) -> Bench {
         Bench {
             tools: Arc::clone(self.tools),
             progress: Arc::clone(self.progress),
@@ -138,6 +138,7 @@ impl<'a> Preparation<'a> {
             limits: self.limits(),
             min_age: MinAge::seconds(self.policy.min_release_age_s),
             bed: Bed::Cells(Box::new(InCells {
+                staging: Arc::clone(staging),
                 cells: Arc::clone(&self.inner.cells),
                 least: self
                     .spec

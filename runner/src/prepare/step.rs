@@ -27,6 +27,7 @@ use super::ground::{self, Ground, Lay};
 use super::heard::{Heard, Pipes};
 use super::registries::Registries;
 use super::setting::Reach;
+use super::store::Staging;
 use super::tools::Tools;
 use super::{ProgressSink, tree};
 use crate::cell::{Cell, CellOrder, Cells, Ended as CellEnd, UidLease};
@@ -66,6 +67,7 @@ pub(crate) enum Bed {
 }
 
 pub(crate) struct InCells {
+    pub(crate) staging: Arc<Staging>,
     pub(crate) cells: Arc<Cells>,
     /// No step runs in a weaker jail than the service will.
     pub(crate) least: Tier,
@@ -215,7 +217,7 @@ impl Bench {
         let tier = bed.cells.tier(bed.least)?;
         let uid = bed.uid(step.reach).await?;
         let registries = bed.registries(&self.tools).await;
-        let ground = Arc::new(self.lay(&step, uid).await?);
+        let ground = Arc::new(self.lay(bed, &step, uid).await?);
         let (stdio, mut pipes) = Pipes::new().doing("making pipes")?;
         let order = self.order(&step, &ground, uid, stdio, tier, &registries)?;
         let cell = bed.cells.open(order).await?;
@@ -236,7 +238,7 @@ impl Bench {
         judge_disk(ended)
     }
 
-    async fn lay(&self, step: &Step<'_>, uid: Option<u32>) -> Result<Ground, PrepareError> {
+    async fn lay(&self, bed: &InCells, step: &Step<'_>, uid: Option<u32>) -> Result<Ground, PrepareError> {
         let (tools, staging, cache) = (Arc::clone(&self.tools), self.staging.clone(), self.cache.clone());
         let (reach, more_env) = (step.reach, step.env.clone());
         let number = self.n_steps.fetch_add(1, Ordering::Relaxed);
@@ -244,8 +246,8 @@ impl Bench {
             let (tools, staging, cache) = (&*tools, staging.as_path(), cache.as_path());
             ground::lay(Lay { tools, staging, cache, reach, uid, number, more_env })
         };
-        let laid =
-            spawn_blocking(lay).await.map_err(|_| PrepareError::lost("making a step's directories"))?;
+        let laid = Arc::clone(&bed.staging).occupy(lay).await;
+        let laid = laid.map_err(|_| PrepareError::lost("making a step's directories"))?;
         laid.doing("making a step's directories")
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use wire::ErrorCode;
 use wire::spec::{Pin, Runtime};
@@ -94,12 +95,15 @@ impl Record {
     }
 }
 
+/// How long killed processes may still write.
+const DYING: Duration = Duration::from_secs(10);
+
 pub(crate) struct Store {
     root: PathBuf,
     index: Mutex<HashMap<String, Kept>>,
     /// Directories below `staging/` that could not be removed; every sweep tries again.
     left: Mutex<Vec<PathBuf>>,
-    /// Cleaning that was handed to a thread, because a dropped future can not wait for it.
+    /// What was handed to a thread, because a dropped future can not wait for it: cleaning, and work in what is cleaned.
     pub(crate) cleaning: TaskTracker,
 }
 
@@ -148,6 +152,16 @@ impl Store {
     fn remove_left(&self) {
         let left = std::mem::take(&mut *self.left());
         left.into_iter().for_each(|dir| self.remove_staged(dir));
+    }
+
+    /// As [`Self::remove_staged`], of a preparation that may have been dropped: the processes of its step are being
+    /// killed, and until they are gone they may write.
+    fn remove_patiently(&self, dir: PathBuf) {
+        let end = Instant::now() + DYING;
+        while tree::remove(&dir).is_err() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.remove_staged(dir);
     }
 
     fn remove_staged(&self, dir: PathBuf) {
@@ -350,6 +364,19 @@ impl Staging {
         &self.dir
     }
 
+    /// Does something in it on another thread; it stays until that is done, also when nobody waits for it any more.
+    pub(crate) fn occupy<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let store = Arc::clone(&self.store);
+        store.cleaning.spawn_blocking(move || {
+            let done = work();
+            drop(self);
+            done
+        })
+    }
+
     /// What becomes `artefacts/<key>/tree`.
     pub(crate) fn tree(&self) -> PathBuf {
         self.dir.join("artefact/tree")
@@ -360,7 +387,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         let dir = std::mem::take(&mut self.dir);
         let store = Arc::clone(&self.store);
-        let clean = move || store.remove_staged(dir);
+        let clean = move || store.remove_patiently(dir);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(self.store.cleaning.spawn_blocking_on(clean, &runtime)),
             Err(_) => clean(),

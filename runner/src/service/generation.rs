@@ -77,6 +77,7 @@ impl Holding {
             generation: self.apply.generation,
             phase,
             reason: self.reason.as_deref().filter(|_| !is_well).cloned(),
+            last_fall: self.reason.as_deref().filter(|_| is_well).cloned(),
             pin: self
                 .prepared
                 .as_ref()

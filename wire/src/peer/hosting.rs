@@ -10,6 +10,7 @@ use super::body;
 use super::trust::{Drift, Suspicion};
 use crate::report::{EgressDecision, LogLine, Reason, Usage};
 use crate::spec::{ArchiveFormat, Limits, Pin, Runtime};
+use crate::vault::{ConsentAsk, RunAs};
 use crate::{EgressRule, RawJson, Scope, Secret, Tier};
 
 /// A service as `hello_ack` and the tools of an agent see it.
@@ -103,10 +104,18 @@ pub struct DeployConfig {
     pub idle_stop_s: Option<u32>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_scripts: bool,
+    /// *Ours*, like the rest: whose vault entries `$vault:KEY` in `env` means.
+    #[serde(default, skip_serializing_if = "RunAs::is_deployer")]
+    pub run_as: RunAs,
+    /// Hosts whose requests get the vault's values in their headers, instead of the process in its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inject: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmasked_results: bool,
 }
 
 /// `mcp_deploy_status`, broker → client: `building` at once, then one terminal status with the same `_reqId`:
-/// `running`, `failed` or `stopped`. Answers deploy, update, rollback, start, stop and undeploy.
+/// `running`, `failed`, `stopped` or (*ours*) `awaiting_consent`, which [`super::vault::McpConsent`] answers. Answers deploy, update, rollback, start, stop and undeploy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct McpDeployStatus {
     pub server_name: String,
@@ -126,6 +135,23 @@ pub struct McpDeployStatus {
     /// With `failed`: the generation that still serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<i64>,
+    /// With `awaiting_consent`: what the owner of the secrets has to sign, sent to nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent: Option<Box<ConsentAsk>>,
+}
+
+/// One reference of a service to the vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VaultUse {
+    pub variable: String,
+    /// As it was written.
+    pub reference: String,
+    /// Display name of the entry's owner; `None`: each caller's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The newest version; `None` when there is no such entry (any more), and for each caller's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
 }
 
 /// `mcp_deploy_progress` (*ours*), broker → the deploying client only.
@@ -274,6 +300,9 @@ pub struct ServiceStatus {
     pub generation: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// Of a service that works: why it did not the last time, in this life of its runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_fall: Option<Reason>,
     /// The newest deploy, when it failed while an older generation serves on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_update: Option<FailedUpdate>,
@@ -282,6 +311,11 @@ pub struct ServiceStatus {
     /// One line for people: `npm @scope/name@1.2.3`, `git https://… @ abc1234`.
     pub source: String,
     pub env_names: Vec<String>,
+    /// Its references to the vault; to those who manage it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vault: Vec<VaultUse>,
+    #[serde(default, skip_serializing_if = "RunAs::is_deployer")]
+    pub run_as: RunAs,
     pub args: Vec<String>,
     pub restarts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ pub mod hello;
 pub mod hosting;
 pub mod mesh;
 pub mod trust;
+pub mod vault;
 
 use std::borrow::Cow;
 

@@ -224,6 +224,7 @@ fn at(generation: Generation, phase: Phase, package: &str) -> GenerationReport {
         generation,
         phase,
         reason: None,
+        last_fall: None,
         pin: Some(pin),
         restarts: 0,
         ready_since_ms: None,
