@@ -77,6 +77,8 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         pin: service.pin().map(shown_pin),
         source: source_line(&spec.source, service.pin()),
         env_names: if manageable { spec.env_names.clone() } else { Vec::new() },
+        vault: Vec::new(),
+        run_as: spec.run_as,
         args: if manageable { spec.args.clone() } else { Vec::new() },
         restarts: shown.map_or(0, |generation| generation.restarts),
         usage: shown.and_then(|generation| generation.usage),

@@ -57,6 +57,29 @@ pub struct ServiceSpec {
     pub unmasked_results: bool,
 }
 
+impl ServiceSpec {
+    /// This source, and everything else as it is when nobody asks.
+    pub fn of(source: Source) -> Self {
+        Self {
+            source,
+            runtime: None,
+            args: Vec::new(),
+            entry: None,
+            env_names: Vec::new(),
+            limits: Limits::default(),
+            idle_stop_s: None,
+            allow_scripts: false,
+            network: Vec::new(),
+            learn_until_ms: None,
+            isolation: None,
+            vault: BTreeMap::new(),
+            run_as: RunAs::Deployer,
+            inject: Vec::new(),
+            unmasked_results: false,
+        }
+    }
+}
+
 /// The values that never enter a [`ServiceSpec`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -327,10 +327,14 @@ pub enum VaultState {
     /// It has no key yet and wants a boot key to make one.
     New,
     /// It has a key file and wants its boot key.
-    Locked { boot_id: String },
+    Locked {
+        boot_id: String,
+    },
     Open,
     /// The key file can not be used; the message says why.
-    Broken { message: String },
+    Broken {
+        message: String,
+    },
 }
 
 /// `GET /v1/vault` of a runner.
@@ -398,7 +402,9 @@ mod tests {
         let owner = PublicKey::parse(&"ab".repeat(32)).unwrap();
         let read = |text| VaultRef::parse(text, Some(&owner));
         assert!(read("plain").is_none() && read("x$vault:a").is_none() && read("").is_none());
-        for good in ["$vault:a", "$vault:gmail-creds:file:/secrets/creds.json", "$vault:A.b_c:file:/run/secrets/x"] {
+        for good in
+            ["$vault:a", "$vault:gmail-creds:file:/secrets/creds.json", "$vault:A.b_c:file:/run/secrets/x"]
+        {
             let reference = read(good).unwrap().unwrap();
             assert_eq!((reference.text().as_str(), reference.owner.as_ref()), (good, Some(&owner)));
         }

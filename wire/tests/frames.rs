@@ -75,6 +75,8 @@ fn status() -> ServiceStatus {
         pin: Some(pin()),
         source: "npm @scope/echo@1.2.3".into(),
         env_names: vec!["TOKEN".into()],
+        vault: Vec::new(),
+        run_as: wire::vault::RunAs::Deployer,
         args: vec!["--stdio".into()],
         restarts: 1,
         usage: Some(Usage { memory_bytes: 1024, pids: 3, cpu_ms: Some(250), disk_bytes: 4096 }),
@@ -238,6 +240,7 @@ fn deploy_frames() {
             generation: Some(3),
             pin: Some(pin()),
             serving: Some(2),
+            consent: None,
         },
     );
     golden(

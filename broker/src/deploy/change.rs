@@ -77,6 +77,7 @@ impl Change {
             generation: None,
             pin: None,
             serving: None,
+            consent: None,
         }
     }
 

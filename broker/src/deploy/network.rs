@@ -111,23 +111,14 @@ fn covering(rules: &[EgressRule], rule: &EgressRule) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire::spec::{Limits, Source};
+    use wire::spec::Source;
 
     use super::*;
 
     fn spec(rules: &[&str]) -> ServiceSpec {
         ServiceSpec {
-            source: Source::Npx { package: "p".into(), bin: None },
-            runtime: None,
-            args: vec![],
-            entry: None,
-            env_names: vec![],
-            limits: Limits::default(),
-            idle_stop_s: None,
-            allow_scripts: false,
             network: rules.iter().map(|rule| EgressRule::parse(rule).expect("a rule")).collect(),
-            learn_until_ms: None,
-            isolation: None,
+            ..ServiceSpec::of(Source::Npx { package: "p".into(), bin: None })
         }
     }
 

@@ -3,11 +3,13 @@
 //! Here: every rule about the fields of a deploy. Not here: rights, counts and whether an upload exists (`super`),
 //! and whether a package exists (the runner finds out).
 
-use wire::ServiceName;
+use std::collections::BTreeMap;
+
 use wire::egress::MAX_RULES;
 use wire::peer::hosting::{DeployConfig, DeploySource, McpDeploy};
 use wire::spec::{ArchiveFormat, Limits, Secrets, ServiceSpec, Source};
-use wire::{EgressRule, ErrorCode, Scope, Secret};
+use wire::vault::{BadReference, MAX_REFERENCES, RunAs, VaultRef};
+use wire::{EgressRule, ErrorCode, PublicKey, Scope, Secret, ServiceName};
 
 const MAX_ARGS: usize = 256;
 const MAX_ARG_BYTES: usize = 8 << 10;
@@ -54,6 +56,8 @@ pub enum InvalidDeploy {
     Field { field: &'static str, rule: &'static str },
     #[error("config.env.{name}: {rule}")]
     Env { name: String, rule: &'static str },
+    #[error("config.env.{name}: {error}")]
+    Reference { name: String, error: BadReference },
     #[error("{field}: {message}")]
     Network { field: &'static str, message: String },
 }
@@ -62,7 +66,9 @@ impl InvalidDeploy {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Name(_) => ErrorCode::InvalidName,
-            Self::Field { .. } | Self::Env { .. } | Self::Network { .. } => ErrorCode::InvalidArgs,
+            Self::Field { .. } | Self::Env { .. } | Self::Network { .. } | Self::Reference { .. } => {
+                ErrorCode::InvalidArgs
+            }
         }
     }
 }
@@ -72,7 +78,7 @@ impl InvalidDeploy {
 /// # Errors
 /// [`InvalidDeploy::Name`].
 pub fn service_name(text: &str) -> Result<ServiceName, InvalidDeploy> {
-    ServiceName::parse(text).map_err(|_| {
+    ServiceName::parse(text).ok().filter(ServiceName::is_plain).ok_or({
         InvalidDeploy::Name(
             "service name must be 1-64 chars, alphanumeric/hyphens/underscores, starting with alphanumeric, \
              without `__` and not ending in `_`",
@@ -80,10 +86,12 @@ pub fn service_name(text: &str) -> Result<ServiceName, InvalidDeploy> {
     })
 }
 
-impl TryFrom<McpDeploy> for NewService {
-    type Error = InvalidDeploy;
-
-    fn try_from(raw: McpDeploy) -> Result<Self, InvalidDeploy> {
+impl NewService {
+    /// `deployer`: whose entries `$vault:KEY` means, unless each caller's own.
+    ///
+    /// # Errors
+    /// [`InvalidDeploy`].
+    pub fn read(raw: McpDeploy, deployer: &PublicKey) -> Result<Self, InvalidDeploy> {
         let McpDeploy { server_name, source, config, scope } = raw;
         let name = service_name(&server_name)?;
         let DeployConfig {
@@ -100,8 +108,12 @@ impl TryFrom<McpDeploy> for NewService {
             isolation,
             idle_stop_s,
             allow_scripts,
+            run_as,
+            inject,
+            unmasked_results,
         } = config;
         env_is_valid(&env)?;
+        let (env, vault) = references(env, Some(deployer).filter(|_| run_as == RunAs::Deployer))?;
         args_are_valid(&args)?;
         let entry = optional("config.entry", entry)?;
         if idle_stop_s.is_some_and(|s| !(10..=604_800).contains(&s)) {
@@ -111,6 +123,7 @@ impl TryFrom<McpDeploy> for NewService {
         let network = network_allow.map(|rules| network_rules("config.network_allow", &rules)).transpose()?;
         let (source, git_token) = parse_source(source, &name)?;
         let env_names = env.keys().cloned().collect();
+        let inject = network_rules("config.inject", &inject)?;
         let spec = ServiceSpec {
             source,
             runtime,
@@ -123,9 +136,32 @@ impl TryFrom<McpDeploy> for NewService {
             network: Vec::new(),
             learn_until_ms: None,
             isolation,
+            vault,
+            run_as,
+            inject,
+            unmasked_results,
         };
         Ok(Self { name, spec, secrets: Secrets { env, git_token }, network, scope })
     }
+}
+
+/// Takes the references to the vault out of the environment.
+fn references(
+    env: BTreeMap<String, Secret>,
+    owner: Option<&PublicKey>,
+) -> Result<(BTreeMap<String, Secret>, BTreeMap<String, VaultRef>), InvalidDeploy> {
+    let (mut plain, mut vault) = (BTreeMap::new(), BTreeMap::new());
+    for (name, value) in env {
+        match VaultRef::parse(value.expose(), owner) {
+            None => drop(plain.insert(name, value)),
+            Some(Ok(reference)) => drop(vault.insert(name, reference)),
+            Some(Err(error)) => return Err(InvalidDeploy::Reference { name, error }),
+        }
+    }
+    if vault.len() > MAX_REFERENCES {
+        return Err(field("config.env", "at most 64 references to the vault"));
+    }
+    Ok((plain, vault))
 }
 
 fn field(field: &'static str, rule: &'static str) -> InvalidDeploy {
@@ -205,7 +241,7 @@ fn args_are_valid(args: &[String]) -> Result<(), InvalidDeploy> {
     Ok(())
 }
 
-fn env_is_valid(env: &std::collections::BTreeMap<String, Secret>) -> Result<(), InvalidDeploy> {
+fn env_is_valid(env: &BTreeMap<String, Secret>) -> Result<(), InvalidDeploy> {
     if env.len() > MAX_ENV {
         return Err(field("config.env", "at most 256 variables"));
     }
@@ -311,7 +347,7 @@ mod tests {
 
     fn parse(frame: Value) -> Result<NewService, InvalidDeploy> {
         let raw: McpDeploy = serde_json::from_value(frame).expect("reads");
-        NewService::try_from(raw)
+        NewService::read(raw, &PublicKey::parse(&"ab".repeat(32)).expect("a key"))
     }
 
     fn npx(config: Value) -> Result<NewService, InvalidDeploy> {

@@ -50,7 +50,7 @@ fn zeroize_later(bytes: Vec<u8>) -> zeroize::Zeroizing<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use wire::spec::{Limits, ServiceSpec, Source};
+    use wire::spec::{ServiceSpec, Source};
     use wire::{MemberId, MeshId, Secret, ServiceName};
 
     use super::*;
@@ -60,19 +60,7 @@ mod tests {
         StoredGeneration {
             key: ServiceKey { mesh, name: ServiceName::parse(name).expect("name") },
             generation: Generation(generation),
-            spec: ServiceSpec {
-                source: Source::Npx { package: "p".into(), bin: None },
-                runtime: None,
-                args: vec![],
-                entry: None,
-                env_names: vec![],
-                limits: Limits::default(),
-                idle_stop_s: None,
-                allow_scripts: false,
-                network: vec![],
-                learn_until_ms: None,
-                isolation: None,
-            },
+            spec: ServiceSpec::of(Source::Npx { package: "p".into(), bin: None }),
             secrets,
             pin: None,
             proven: false,

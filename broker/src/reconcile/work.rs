@@ -83,6 +83,7 @@ async fn apply(broker: &Broker, key: &ServiceKey, generation: Generation) -> Res
         pin: stored.pin,
         proven: stored.proven,
         policy: mesh.policy,
+        vault: wire::vault::Material::default(),
     };
     let report = broker.runner.apply(key, &apply).await?;
     Ok(Applied { report, policy: mesh.policy })

@@ -312,7 +312,7 @@ impl TryFrom<ServiceRow> for Service {
 
 #[cfg(test)]
 mod tests {
-    use wire::spec::{Limits, Source};
+    use wire::spec::Source;
     use wire::{PublicKey, ServiceName};
 
     use super::*;
@@ -326,19 +326,7 @@ mod tests {
         let one = |seed: &str| PublicKey::parse(&seed.repeat(32)).expect("key");
         let theirs = crate::bootstrap(&store, "acme", &one("ab"), "Olga").await.expect("mesh");
         let other = crate::bootstrap(&store, "other", &one("cd"), "Bo").await.expect("mesh");
-        let spec = ServiceSpec {
-            source: Source::Npx { package: "ok".into(), bin: None },
-            runtime: None,
-            args: vec![],
-            entry: None,
-            env_names: vec![],
-            limits: Limits::default(),
-            idle_stop_s: None,
-            allow_scripts: false,
-            network: vec![],
-            learn_until_ms: None,
-            isolation: None,
-        };
+        let spec = ServiceSpec::of(Source::Npx { package: "ok".into(), bin: None });
         let mut tx = store.begin().await.expect("begins");
         for (mesh, name) in [(&theirs, "a"), (&theirs, "b"), (&theirs, "leaving"), (&other, "a")] {
             let key = ServiceKey { mesh: mesh.mesh.clone(), name: ServiceName::parse(name).expect("name") };

@@ -38,7 +38,7 @@ impl BadWish {
 
 /// Checks everything that needs no I/O.
 pub fn check(apply: &Apply) -> Result<(), BadWish> {
-    let Apply { generation: _, spec, secrets, pin: _, proven: _, policy: _ } = apply;
+    let Apply { generation: _, spec, secrets, pin: _, proven: _, policy: _, vault: _ } = apply;
     for name in &spec.env_names {
         check_name(name)?;
         let value = secrets.env.get(name).ok_or_else(|| BadWish::EnvMissing(name.clone()))?;

@@ -26,19 +26,7 @@ pub struct Bench {
 }
 
 pub fn spec(source: Source) -> ServiceSpec {
-    ServiceSpec {
-        source,
-        runtime: None,
-        args: Vec::new(),
-        entry: None,
-        env_names: Vec::new(),
-        limits: Default::default(),
-        idle_stop_s: None,
-        allow_scripts: false,
-        network: Vec::new(),
-        learn_until_ms: None,
-        isolation: None,
-    }
+    ServiceSpec::of(source)
 }
 
 /// As a runner makes them whose data is in `dir`.

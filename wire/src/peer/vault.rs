@@ -6,11 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::body;
+use crate::PublicKey;
 use crate::vault::{
     BoxPublic, Consent, ConsentAsk, Custody, EntryKind, Grant, KeyId, Opening, RunnerId, VaultEntry,
     VaultKey, VaultName, VaultState, WrapOf,
 };
-use crate::PublicKey;
 
 // ── the original's ──
 

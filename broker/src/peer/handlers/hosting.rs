@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use wire::ErrorCode;
 use wire::peer::hosting::{
     McpCatalogResult, McpDeploy, McpDeployProgress, McpRollback, McpSchema, McpScope, McpScopeResult,
     McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate, ServiceStatus,
@@ -20,7 +21,10 @@ use crate::{approvals, audit, describe};
 const RUNNER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub async fn deploy(asked: &Asked, frame: McpDeploy) -> Result<Change, FrameError> {
-    let new = NewService::try_from(frame).map_err(|e| FrameError::new(e.code(), e.to_string()))?;
+    let deployer = asked.view.key_of(&asked.caller.member).ok_or_else(|| {
+        FrameError::new(ErrorCode::Unauthorized, "you are not a member of this mesh any more")
+    })?;
+    let new = NewService::read(frame, deployer).map_err(|e| FrameError::new(e.code(), e.to_string()))?;
     Ok(deploy::deploy(&asked.broker, &asked.caller, &asked.view, new).await?)
 }
 
