@@ -87,6 +87,7 @@ impl Ground {
             limits: Limits::default(),
             isolation,
             cgroups: Vec::new(),
+            secret_files: vec![],
         };
         let (their_stdin, stdin) = std::io::pipe()?;
         let (stdout, their_stdout) = std::io::pipe()?;

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
@@ -12,8 +13,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use vault::AtRestKey;
 
+use crate::at_rest::{AtRest, AtRestError};
+use crate::callers::Callers;
 use crate::config::{Config, Limits};
 use crate::observed::Observed;
 use crate::peer::presence::Presences;
@@ -37,6 +39,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub enum BuildError {
     #[error("the database can not be opened: {0}")]
     Store(#[from] StoreError),
+    #[error("what is encrypted at rest can not be opened: {0}")]
+    AtRest(#[from] AtRestError),
     #[error(transparent)]
     Runner(#[from] BadLink),
     #[error("can not listen on {addr}: {source}")]
@@ -48,10 +52,14 @@ pub struct Broker {
     pub store: Store,
     pub views: Arc<Views>,
     pub observed: Observed,
+    /// Instances of services that run as their caller.
+    pub callers: Callers,
     pub presences: Presences,
     pub runner: Runner,
     pub reconciler: reconcile::Handle,
-    pub at_rest_key: AtRestKey,
+    pub at_rest: AtRest,
+    /// Counts the changes of vault keys and grants, so that the link to the runner sees that there is something to tell.
+    pub vault_epoch: AtomicU64,
     pub limits: Limits,
     pub public_url: String,
     pub expected_migration: Option<String>,
@@ -80,11 +88,13 @@ impl App {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
-        let Config { listen, database_url, runner, at_rest_key, public_url, limits, expected_migration } =
+        let Config { listen, database_url, runner, at_rest_roots, public_url, limits, expected_migration } =
             config;
         // reqwest is built without a TLS provider of its own. A second installation is refused and harmless.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let store = Store::open(StoreConfig { url: database_url, max_connections: CONNECTIONS }).await?;
+        let at_rest = AtRest::new(at_rest_roots).map_err(AtRestError::from)?;
+        at_rest.settle(&store).await?;
         let runner = Runner::new(&runner)?;
         let bound = TcpListener::bind(listen).await.and_then(|l| l.local_addr().map(|addr| (l, addr)));
         let (listener, addr) = bound.map_err(|source| BuildError::Listen { addr: listen, source })?;
@@ -93,10 +103,12 @@ impl App {
             views: Arc::new(Views::new(store.clone())),
             store,
             observed: Observed::default(),
+            callers: Callers::default(),
             presences: Presences::default(),
             runner,
             reconciler,
-            at_rest_key,
+            at_rest,
+            vault_epoch: AtomicU64::new(0),
             limits,
             public_url,
             expected_migration,

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use catalog::access::{self, Action, Caller, Decision};
 use catalog::quarantine::Unreadable;
 use tokio::time::{Instant, timeout_at};
-use wire::report::Phase;
+use wire::report::{Phase, Reason};
 use wire::runner::{Failure, Rpc, RpcLine};
 use wire::{ErrorCode, RawJson, ServiceKey};
 
 use crate::app::Broker;
+use crate::callers::{self, CallerError};
 use crate::metrics::{self, Outcome};
 use crate::runner::{Lines, RunnerError};
-use crate::views::MeshView;
+use crate::views::{MeshView, ServiceView};
 
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
@@ -68,6 +69,8 @@ pub enum CallError {
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
+    Caller(#[from] CallerError),
+    #[error(transparent)]
     Runner(#[from] RunnerError),
 }
 
@@ -83,6 +86,7 @@ impl CallError {
             Self::Deadline => ErrorCode::CallTimeout,
             Self::NotReady(_) => ErrorCode::ServiceStarting,
             Self::Cancelled => ErrorCode::CallCancelled,
+            Self::Caller(error) => error.code(),
             Self::Runner(error) => error.code(),
         }
     }
@@ -93,7 +97,9 @@ impl CallError {
         let message = self.to_string();
         match self {
             Self::Runner(RunnerError::Refused(failure)) => *failure,
-            Self::Failed { stderr, .. } => Failure { code, message, stderr, rpc: None },
+            Self::Failed { stderr, .. } | Self::Caller(CallerError::Failed(Reason { stderr, .. })) => {
+                Failure { code, message, stderr, rpc: None }
+            }
             _ => Failure { code, message, stderr: Vec::new(), rpc: None },
         }
     }
@@ -116,6 +122,8 @@ pub fn deadline(asked_ms: Option<u64>) -> Duration {
 
 /// A call that was sent. Dropping it cancels the call.
 pub struct Ongoing {
+    /// Where it went.
+    pub key: ServiceKey,
     lines: Lines,
     ends: Instant,
     meter: Meter,
@@ -149,7 +157,7 @@ pub async fn begin(broker: &Broker, call: Call<'_>) -> Result<Ongoing, CallError
     let begun = Instant::now();
     let mut meter = Meter { begun, outcome: Outcome::Cancelled };
     match send(broker, call, begun).await {
-        Ok((lines, ends)) => Ok(Ongoing { lines, ends, meter }),
+        Ok((key, lines, ends)) => Ok(Ongoing { key, lines, ends, meter }),
         Err(error) => {
             meter.outcome = error.outcome();
             Err(error)
@@ -157,20 +165,27 @@ pub async fn begin(broker: &Broker, call: Call<'_>) -> Result<Ongoing, CallError
     }
 }
 
-async fn send(broker: &Broker, call: Call<'_>, begun: Instant) -> Result<(Lines, Instant), CallError> {
+async fn send(
+    broker: &Broker,
+    call: Call<'_>,
+    begun: Instant,
+) -> Result<(ServiceKey, Lines, Instant), CallError> {
     if !METHODS.contains(&call.method) {
         return Err(CallError::Method(crate::error::shown(call.method)));
     }
-    let key = callable(&call)?;
+    let service = callable(&call)?;
+    let ends = begun + call.deadline;
+    let key = callers::instance(broker, service, call.caller, ends).await?;
     let rpc = Rpc {
         method: call.method.to_owned(),
         params: call.params,
         deadline_ms: u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX),
         events: call.events,
+        caller: call.view.key_of(&call.caller.member).cloned(),
     };
     let body = Bytes::from(serde_json::to_vec(&rpc)?);
-    let ends = begun + call.deadline;
-    Ok((open(broker, &key, body, ends).await?, ends))
+    let lines = open(broker, &key, body, ends).await?;
+    Ok((key, lines, ends))
 }
 
 impl Ongoing {
@@ -203,7 +218,7 @@ impl Ongoing {
 }
 
 /// The service, when the caller may call it, nothing of what they ask is withheld, and people want it to run.
-fn callable(call: &Call<'_>) -> Result<ServiceKey, CallError> {
+fn callable<'a>(call: &Call<'a>) -> Result<&'a ServiceView, CallError> {
     let unknown = || CallError::NotFound(crate::error::shown(call.server_name));
     let service = call.view.service(call.server_name).ok_or_else(unknown)?;
     if access::decide(call.caller, Action::Call, Some(service.subject())) != Decision::Allow {
@@ -225,7 +240,7 @@ fn callable(call: &Call<'_>) -> Result<ServiceKey, CallError> {
             stderr: reason.stderr.clone(),
         });
     }
-    Ok(service.key().clone())
+    Ok(service)
 }
 
 /// With what the process died of, when it died under the call: a limit that was hit must not look like a fault of the server.

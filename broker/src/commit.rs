@@ -74,7 +74,7 @@ mod tests {
             listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
             database_url: format!("sqlite:{}", dir.path().join("broker.db").display()),
             runner: RunnerLink::Unix(dir.path().join("nobody.sock")),
-            at_rest_key: vault::AtRestKey::generate(),
+            at_rest_roots: vec![vault::AtRestKey::generate()],
             public_url: "ws://127.0.0.1/ws".into(),
             limits: Limits::default(),
             expected_migration: None,

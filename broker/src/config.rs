@@ -13,8 +13,8 @@ pub struct Config {
     /// `sqlite:PATH` or `postgres://…`.
     pub database_url: String,
     pub runner: RunnerLink,
-    /// Seals the environment values and git tokens in the database.
-    pub at_rest_key: vault::AtRestKey,
+    /// Roots of what this broker encrypts at rest, e.g. environment values and git tokens. The first seals, all open.
+    pub at_rest_roots: Vec<vault::AtRestKey>,
     /// `ws://HOST:PORT/ws`, as clients reach this broker; told in `/health`.
     pub public_url: String,
     pub limits: Limits,

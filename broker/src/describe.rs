@@ -7,7 +7,7 @@ use std::sync::Arc;
 use catalog::access::{self, Action, Caller, Decision};
 use catalog::drift;
 use serde::Deserialize;
-use wire::ErrorCode;
+use wire::{ErrorCode, Generation};
 use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus};
 use wire::peer::trust::Suspicion;
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
@@ -45,9 +45,11 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
     let shown = report.as_deref().and_then(current);
     let row = service.row();
     let manageable = access::decide(caller, Action::Update, Some(service.subject())) == Decision::Allow;
-    let failed_update = row.failed.as_ref().filter(|_| !row.has_failed()).map(|failed| FailedUpdate {
-        generation: failed.generation.0,
-        reason: redacted(&failed.reason, manageable),
+    let failed = row.failed.as_ref().filter(|_| !row.has_failed());
+    let failed = failed.map(|failed| (failed.generation, &failed.reason));
+    let failed_update = failed.or(report.as_deref().and_then(held_back)).map(|(generation, reason)| FailedUpdate {
+        generation: generation.0,
+        reason: redacted(reason, manageable),
     });
     let spec = service.spec();
     let lists = service.lists_for(caller);
@@ -161,6 +163,13 @@ pub fn description(service: &ServiceView, lists: Option<&Arc<Lists>>) -> String 
 /// The generation that people see: what serves, else what is on its way.
 pub fn current(report: &ServiceReport) -> Option<&GenerationReport> {
     report.serving.as_ref().or(report.candidate.as_ref())
+}
+
+/// The version that waits for its secrets, while an older one serves.
+fn held_back(report: &ServiceReport) -> Option<(Generation, &Reason)> {
+    report.serving.as_ref()?;
+    let candidate = report.candidate.as_ref().filter(|candidate| candidate.phase == Phase::Waiting)?;
+    Some((candidate.generation, candidate.reason.as_ref()?))
 }
 
 /// Where the service is in its life, from the wish first: a stopped service is stopped whatever was seen last.

@@ -12,8 +12,10 @@
 
 mod app;
 mod approvals;
+mod at_rest;
 mod audit;
 mod bootstrap;
+mod callers;
 mod calls;
 mod clock;
 mod commit;
@@ -38,4 +40,7 @@ mod views;
 pub use app::{App, Broker, BuildError};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub use config::{Config, Limits, RunnerLink};
-pub use vault::AtRestKey;
+/// Read by who deploys, too, to hold it against what they are asked to sign.
+pub use deploy::{InvalidDeploy, NewService};
+pub use at_rest::{AtRest, AtRestError, Rotated};
+pub use ::vault::AtRestKey;

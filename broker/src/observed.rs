@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use wire::ServiceKey;
 use wire::report::{Phase, Reason, ServiceReport};
 use wire::runner::Health;
+use wire::vault::RunnerVault;
 
 /// Whether the runner can be asked.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,7 @@ pub struct Observed {
     reports: RwLock<HashMap<ServiceKey, Arc<ServiceReport>>>,
     /// Why the broker can't get a service to the runner.
     troubles: RwLock<HashMap<ServiceKey, Reason>>,
+    vault: RwLock<Option<RunnerVault>>,
     link: watch::Sender<Link>,
     changes: watch::Sender<u64>,
 }
@@ -41,6 +43,7 @@ impl Default for Observed {
         Self {
             reports: RwLock::default(),
             troubles: RwLock::default(),
+            vault: RwLock::default(),
             link: watch::Sender::new(Link::Away),
             changes: watch::Sender::new(0),
         }
@@ -61,6 +64,20 @@ impl Observed {
         match trouble {
             Some(reason) => drop(troubles.insert(key.clone(), reason)),
             None => drop(troubles.remove(key)),
+        }
+    }
+
+    /// The runner's vault as it was last seen, in this life of the broker; also while the runner is away.
+    pub fn vault(&self) -> Option<RunnerVault> {
+        self.vault.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_vault(&self, vault: RunnerVault) {
+        let mut known = self.vault.write().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() != Some(&vault) {
+            *known = Some(vault);
+            drop(known);
+            self.bump();
         }
     }
 

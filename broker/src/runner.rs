@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use wire::report::ServiceReport;
 use wire::runner::{Apply, Failure, Health, Retain, Retained};
-use wire::{ErrorCode, Secret, ServiceKey};
+use wire::vault::{BootKey, Grants, Opening, RunnerVault};
+use wire::{ErrorCode, MeshId, Secret, ServiceKey};
 
 use crate::config::RunnerLink;
 
@@ -178,6 +179,38 @@ impl Runner {
         answer.json().await.map_err(|e| RunnerError::Nonsense(e.to_string()))
     }
 
+    /// How it keeps its key, and what it can open.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn vault(&self) -> Result<RunnerVault, RunnerError> {
+        json(self.request(Method::GET, "/v1/vault")).await
+    }
+
+    /// Opens the runner's key, or lets it make one.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn put_boot_key(&self, key: &BootKey) -> Result<RunnerVault, RunnerError> {
+        json(self.request(Method::PUT, "/v1/vault/boot-key").json(key)).await
+    }
+
+    /// Everything that it may hold of a mesh.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn put_grants(&self, mesh: &MeshId, grants: &Grants) -> Result<RunnerVault, RunnerError> {
+        json(self.request(Method::PUT, &format!("/v1/vault/meshes/{mesh}")).json(grants)).await
+    }
+
+    /// The next lines of its ledger. It may forget those up to `after`.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn openings(&self, after: i64) -> Result<Vec<Opening>, RunnerError> {
+        json(self.request(Method::GET, &format!("/v1/vault/openings?after={after}"))).await
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
         match &self.token {
@@ -189,6 +222,12 @@ impl Runner {
 
 fn path(key: &ServiceKey, rest: &str) -> String {
     format!("/v1/services/{}/{}{rest}", key.mesh, key.name)
+}
+
+/// What a short request is answered with.
+async fn json<T: serde::de::DeserializeOwned>(request: RequestBuilder) -> Result<T, RunnerError> {
+    let answer = send(request.timeout(SHORT)).await?;
+    answer.json().await.map_err(|e| RunnerError::Nonsense(e.to_string()))
 }
 
 async fn send(request: RequestBuilder) -> Result<Response, RunnerError> {

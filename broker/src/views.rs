@@ -17,6 +17,7 @@ use wire::report::{Lists, Reason};
 use wire::spec::{Pin, ServiceSpec};
 use wire::{ErrorCode, Generation, MemberId, MeshId, PublicKey, Scope, ServiceKey, ServiceName};
 
+use crate::callers::Admitted;
 use crate::error::FrameError;
 use crate::store::{Member, Mesh, Service, Store, StoreError, StoredGeneration, Wanted};
 
@@ -24,6 +25,8 @@ use crate::store::{Member, Mesh, Service, Store, StoreError, StoredGeneration, W
 pub struct ServiceView {
     row: Service,
     target: StoredGeneration,
+    /// While the target is unproven: the newest generation before it that was ready.
+    former: Option<StoredGeneration>,
     lists: Option<Arc<Lists>>,
     /// The lists without what is withheld.
     offered: Option<Arc<Lists>>,
@@ -35,7 +38,7 @@ pub struct ServiceView {
 impl ServiceView {
     fn new(
         row: Service,
-        target: StoredGeneration,
+        (target, former): (StoredGeneration, Option<StoredGeneration>),
         lists: Option<Arc<Lists>>,
         approved: Option<&[quarantine::Item]>,
     ) -> Self {
@@ -46,7 +49,7 @@ impl ServiceView {
             lists => lists.clone(),
         };
         let (is_approved, suspicions) = (approved.is_some(), OnceLock::new());
-        Self { row, target, lists, offered, quarantine, is_approved, suspicions }
+        Self { row, target, former, lists, offered, quarantine, is_approved, suspicions }
     }
 
     pub fn row(&self) -> &Service {
@@ -80,6 +83,12 @@ impl ServiceView {
     /// The generation that should serve.
     pub fn generation(&self) -> &StoredGeneration {
         &self.target
+    }
+
+    /// The generation that serves, as far as the store knows: the target, or what worked before it as long as the target
+    /// was never ready.
+    pub fn serves(&self) -> &StoredGeneration {
+        self.former.as_ref().unwrap_or(&self.target)
     }
 
     pub fn pin(&self) -> Option<&Pin> {
@@ -145,6 +154,8 @@ pub struct MeshView {
     mesh: Mesh,
     members: HashMap<MemberId, (Member, Arc<Caller>)>,
     services: BTreeMap<ServiceName, Arc<ServiceView>>,
+    /// Callers who were found to have what a service needs of them.
+    pub(crate) admitted: Admitted,
 }
 
 impl MeshView {
@@ -177,6 +188,12 @@ impl MeshView {
     /// Display name, also of a removed member.
     pub fn name_of(&self, member: &MemberId) -> String {
         self.members.get(member).map_or_else(|| "unknown".to_owned(), |(row, _)| row.display_name.clone())
+    }
+
+    /// Display name of who has this key, also of a removed member.
+    pub fn name_of_key(&self, key: &PublicKey) -> String {
+        let found = self.members.values().find(|(row, _)| row.pubkey == *key);
+        found.map_or_else(|| "unknown".to_owned(), |(row, _)| row.display_name.clone())
     }
 
     pub fn message_mode(&self, member: &MemberId) -> String {
@@ -289,13 +306,19 @@ impl Views {
                 return Err(StoreError::Inconsistent { table: "service", column: "target", id });
             };
             let (lists, approved) = (lists.remove(&row.key), approvals.remove(&row.key));
-            let view = ServiceView::new(row, target, lists, approved.as_deref());
+            let former = if target.proven {
+                None
+            } else {
+                tx.generations().previous_proven(&row.key, row.target).await?
+            };
+            let view = ServiceView::new(row, (target, former), lists, approved.as_deref());
             services.insert(view.name().clone(), Arc::new(view));
         }
         let with_caller = |member: Member| {
             let caller = Arc::new(member.caller());
             (member.id.clone(), (member, caller))
         };
-        Ok(Some(MeshView { mesh, members: members.into_iter().map(with_caller).collect(), services }))
+        let members = members.into_iter().map(with_caller).collect();
+        Ok(Some(MeshView { mesh, members, services, admitted: Admitted::default() }))
     }
 }

@@ -6,11 +6,16 @@ mod deploy;
 mod jail;
 mod roles;
 mod services;
+mod vault;
 
 pub use deploy::DeployArgs;
 pub use jail::{ApproveArgs, LearnArgs, PolicyArgs, RulesArgs};
 pub use roles::{BrokerArgs, DataArgs, KeyArgs, LimitArgs, ListenArg, RunnerArgs, UpArgs};
 pub use services::{CallArgs, LogsArgs, NameArgs, ScopeArgs, ToolsArgs};
+pub use vault::{
+    ConsentArgs, KeyAct, KeyCommand, LedgerArgs, OwnIdArgs, RunnerAct, RunnerCommand, SetArgs, VaultAct,
+    VaultArgs,
+};
 
 use std::time::Duration;
 
@@ -51,8 +56,8 @@ pub enum Command {
     Down(DataArgs),
     /// The broker alone
     Broker(BrokerArgs),
-    /// The runner alone
-    Runner(RunnerArgs),
+    /// The runner alone; or which runners may open the mesh's vault
+    Runner(Box<RunnerCommand>),
     /// Host an MCP server
     Deploy(Box<DeployArgs>),
     /// List the services that you may see
@@ -87,6 +92,12 @@ pub enum Command {
     Start(NameArgs),
     /// Remove a service and its data
     Rm(NameArgs),
+    /// Secrets that only the jail sees
+    Vault(VaultArgs),
+    /// Agree to a service as it is now: until then your secrets stay closed to it
+    Consent(ConsentArgs),
+    /// The keys that secrets are encrypted with
+    Key(KeyCommand),
     /// Make an invite link
     Invite(InviteArgs),
     /// Become a member of a mesh
@@ -128,10 +139,14 @@ impl Command {
             Self::Invite(args) => &args.place,
             Self::Member(args) => &args.place,
             Self::Doctor(args) => &args.place,
+            Self::Consent(args) => &args.service.place,
+            Self::Vault(VaultArgs { place, .. }) | Self::Key(KeyCommand { place, .. }) => {
+                return place.mesh.as_deref();
+            }
+            Self::Runner(args) => return args.place.mesh.as_deref(),
             Self::Up(_)
             | Self::Down(_)
             | Self::Broker(_)
-            | Self::Runner(_)
             | Self::Scope(_)
             | Self::Join(_)
             | Self::Version => return None,
@@ -280,6 +295,16 @@ mod tests {
             "claudemesh invite --name bo --groups eng:lead,ops --uses 2 --expires 1d",
             "claudemesh member bo --revoke",
             "claudemesh runner --listen unix:/x --data /y",
+            "claudemesh runner --listen unix:/x --data /y --custody file --boot-key-file /z",
+            "claudemesh runner ls --mesh a",
+            "claudemesh runner trust 0123456789abcdef0123456789abcdef",
+            "claudemesh runner id --data /y",
+            "claudemesh vault set github-token",
+            "claudemesh vault set creds --file ./creds.json",
+            "claudemesh vault ledger github-token --service github",
+            "claudemesh key rotate",
+            "claudemesh consent github --yes",
+            "claudemesh deploy gh --run-as caller --inject api.github.com --inject b.com:8443 --unmasked-results p",
         ] {
             parse(line);
         }

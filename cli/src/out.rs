@@ -47,7 +47,7 @@ impl Out {
     /// Asks on the terminal; everything but a yes is a failure, so that a script that forgot `--yes` stops.
     /// `shown` is what it is about, and is printed whatever else is not: nobody says yes to what they did not see.
     pub fn confirm(self, shown: &str, question: &str) -> Result<(), Failure> {
-        if self.json || !io::stdin().is_terminal() {
+        if !self.can_ask() {
             self.remark(shown);
             return Err(Failure::user(format!("{question} Nobody is here to answer"))
                 .with_cure("Add --yes once you have looked at it."));
@@ -60,6 +60,11 @@ impl Out {
             "y" | "yes" => Ok(()),
             _ => Err(Failure::user("not confirmed; nothing was changed")),
         }
+    }
+
+    /// Whether somebody is at the terminal to be asked.
+    pub fn can_ask(self) -> bool {
+        !self.json && io::stdin().is_terminal()
     }
 
     /// Whether long work may be drawn over and over.

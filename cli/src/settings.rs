@@ -45,9 +45,9 @@ pub fn frame(deploy: &DeployArgs, wanted: &Wanted, upload: Option<String>) -> Re
         isolation: deploy.isolation,
         idle_stop_s: deploy.idle_stop.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
         allow_scripts: deploy.allow_scripts,
-        run_as: wire::vault::RunAs::default(),
-        inject: Vec::new(),
-        unmasked_results: false,
+        run_as: deploy.run_as.unwrap_or_default(),
+        inject: deploy.inject.iter().map(ToString::to_string).collect(),
+        unmasked_results: deploy.unmasked_results,
     };
     Ok(McpDeploy { server_name: deploy.name.clone(), source, config, scope: deploy.scope()? })
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use wire::vault::BoxPublic;
 use wire::{MemberId, MeshId, PublicKey, Secret};
 
 use crate::identity::{BadIdentity, Identity};
@@ -56,8 +57,33 @@ pub struct MeshEntry {
     pub joined_at: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_key: Option<String>,
+    /// What this client knows of the mesh's vault without believing a broker.
+    #[serde(default)]
+    pub vault: VaultTrust,
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// Learned once, and held against whatever a broker says later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VaultTrust {
+    /// The mesh's owner, who signs its vault keys: from `up` or the invite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<PublicKey>,
+    /// The highest number of a vault key that was seen.
+    #[serde(default)]
+    pub newest_key: i64,
+    /// Of the mesh's owner: the runners that were trusted here. A rotation seals the new key to these and to no other, whatever
+    /// a broker lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runners: Vec<BoxPublic>,
+}
+
+impl VaultTrust {
+    pub fn of_owner(owner: PublicKey) -> Self {
+        Self { owner: Some(owner), ..Self::default() }
+    }
 }
 
 impl MeshEntry {
@@ -133,6 +159,21 @@ impl Config {
                 .or_else(|| all.iter().find(|m| m.mesh_id.as_str() == slug))
                 .ok_or_else(|| ConfigError::UnknownMesh { wanted: slug.to_owned(), known: known() }),
         }
+    }
+
+    /// Writes down what is known of one mesh's vault, and changes nothing else.
+    ///
+    /// # Errors
+    /// When the file can not be read or written, or knows the mesh no more.
+    pub fn remember(folder: &Path, mesh: &MeshId, trust: &VaultTrust) -> Result<(), ConfigError> {
+        let mut config = Self::load(folder)?;
+        let entry = config.meshes.iter_mut().find(|entry| entry.mesh_id == *mesh);
+        let entry = entry.ok_or(ConfigError::NoMesh)?;
+        if entry.vault == *trust {
+            return Ok(());
+        }
+        entry.vault = trust.clone();
+        config.save(folder)
     }
 
     /// Adds or replaces the membership of this mesh. A slug that another mesh has already gets a number.
@@ -213,6 +254,7 @@ mod tests {
             broker_url: "ws://127.0.0.1:7900/ws".into(),
             joined_at: "2026-01-02T03:04:05Z".into(),
             root_key: None,
+            vault: VaultTrust::default(),
             other: Map::new(),
         }
     }

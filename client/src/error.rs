@@ -22,6 +22,9 @@ pub enum ClientError {
     Protocol(String),
     #[error("{0}")]
     Local(String),
+    /// What the broker offers is not what somebody signed, or not what may be done with a vault. Nothing was sent.
+    #[error("{message}")]
+    Vault { code: ErrorCode, message: String },
 }
 
 impl ClientError {
@@ -29,6 +32,7 @@ impl ClientError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Broker { code, .. } => *code,
+            Self::Vault { code, .. } => Some(*code),
             Self::Unreachable { .. }
             | Self::Closed(_)
             | Self::Timeout(_)
@@ -46,6 +50,7 @@ impl ClientError {
             }
             Self::Protocol(_) => Class::Platform,
             Self::Local(_) => Class::User,
+            Self::Vault { code, .. } => code.class(),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Text form of the secret: 128 hex digits, seed then public key (libsodium's order, peer-protocol reference §13.1).
 
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::{Signer as _, SigningKey};
+use vault::{BoxKey, Signer};
 use wire::{PublicKey, Secret};
 
 #[derive(Clone)]
@@ -62,6 +63,21 @@ impl Identity {
     /// Signature in hex.
     pub fn sign(&self, text: &str) -> String {
         hex::encode(self.key.sign(text.as_bytes()).to_bytes())
+    }
+
+    /// What only this member opens: derived from the same seed, so that there is one secret to keep.
+    pub fn box_key(&self) -> BoxKey {
+        BoxKey::of_member(self.key.as_bytes())
+    }
+}
+
+impl Signer for Identity {
+    fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn sign(&self, text: &str) -> String {
+        Self::sign(self, text)
     }
 }
 

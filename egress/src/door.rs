@@ -12,6 +12,7 @@ use tracing::{error, warn};
 use wire::report::Verdict;
 
 use crate::gate::{self, Speech};
+use crate::inject;
 use crate::proxy::{self, Token};
 use crate::relay::{self, Meter, Start};
 use crate::service::{Refusal, Service};
@@ -99,6 +100,14 @@ async fn serve(service: &Service, port: u16, mut client: TcpStream) {
 async fn pass(service: &Service, client: &mut TcpStream, (host, port): (&str, u16)) -> Result<(), Refusal> {
     let admitted = service.admit(host, port)?;
     let limit = service.config.head_timeout;
+    if let Some(injection) = service.rules.injection(host, port) {
+        let (server, opening) = tokio::try_join!(
+            service.connect(host, port, admitted),
+            gate::opening(Speech::Tls, client, Vec::new(), (host, port), limit),
+        )?;
+        return inject::run(service, injection, (client, opening.bytes, server), (host, port, admitted))
+            .await;
+    }
     let speech = Speech::on(port);
     let (server, start) = if speech == Speech::Any {
         let server = service.connect(host, port, admitted).await?;

@@ -58,6 +58,8 @@ struct Entry {
 pub(crate) struct Traffic {
     pub(crate) sent: AtomicU64,
     pub(crate) received: AtomicU64,
+    /// Requests that got a secret.
+    pub(crate) injected: AtomicU64,
 }
 
 /// A connection that counts against the cap until it is dropped.
@@ -88,6 +90,7 @@ impl Ledger {
             last_ms: entry.last_ms,
             sent_bytes: entry.traffic.sent.load(Ordering::Relaxed),
             received_bytes: entry.traffic.received.load(Ordering::Relaxed),
+            injected: entry.traffic.injected.load(Ordering::Relaxed),
         };
         self.book().entries.iter().map(decision).collect()
     }

@@ -8,6 +8,7 @@
 //! runner: lookup: name ◄─► 11.198.0.7   door: address ─► name           proxy: CONNECT name:port, GET http://name/
 //!                                             └──► rules ─► service: resolve, check addresses, connect ◄──┘
 //!                                                  gate: TLS server name or Host ─► relay ─► ledger
+//!                                                                                  └► inject, for the hosts of secrets
 //! ```
 //!
 //! Invariants: a jail never learns a real address and never names one; a refused connection is booked and reset; dropping a
@@ -15,6 +16,7 @@
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use wire::egress::PrivateHost;
 mod address;
 mod door;
 mod gate;
+pub mod inject;
 mod ledger;
 mod lookup;
 mod names;
@@ -35,6 +38,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use inject::{InjectError, Injection};
 pub use ledger::Ledger;
 pub use rules::{PROXY_PORT, Rules};
 
@@ -58,6 +62,8 @@ pub struct EgressConfig {
     pub head_timeout: Duration,
     /// After which a connection without a byte ends.
     pub idle_timeout: Duration,
+    /// A PEM file of authorities that may vouch for the hosts of an [`Injection`], besides those of the machine.
+    pub extra_ca: Option<PathBuf>,
 }
 
 impl Default for EgressConfig {
@@ -69,6 +75,7 @@ impl Default for EgressConfig {
             connect_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
+            extra_ca: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use wire::report::Verdict;
 
 use crate::door;
 use crate::gate::{self, Opening, Speech};
+use crate::inject;
 use crate::parse::http::{self, Authority, BadRequest, Request, Target};
 use crate::relay::{self, Start};
 use crate::service::{Refusal, Service};
@@ -96,6 +97,11 @@ async fn tunnel(
     let server = service.connect(host, port, admitted).await.map_err(Before)?;
     client.write_all(ESTABLISHED).await.map_err(|_| After(Refusal::Gone))?;
     let limit = service.config.head_timeout;
+    if let Some(injection) = service.rules.injection(host, port) {
+        let hello = gate::opening(Speech::Tls, client, early, (host, port), limit).await.map_err(After)?;
+        let streams = (client, hello.bytes, server);
+        return inject::run(service, injection, streams, (host, port, admitted)).await.map_err(After);
+    }
     let start = match Speech::on(port) {
         Speech::Any => Start::Unheard(early, host, limit),
         speech => {

@@ -5,7 +5,7 @@
 
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,13 @@ pub(crate) struct Meter<'a> {
     max_daily_bytes: u64,
     traffic: Arc<Traffic>,
     moved: AtomicU64,
+    is_over: AtomicBool,
 }
+
+/// The service has used up what it may; the connection ends.
+#[derive(Debug, thiserror::Error)]
+#[error("this service is over its limit of traffic")]
+pub(crate) struct Over;
 
 /// How the client's side begins.
 pub(crate) enum Start<'a> {
@@ -43,15 +49,37 @@ enum Failure {
     Over,
 }
 
+impl From<Over> for Failure {
+    fn from(Over: Over) -> Self {
+        Self::Over
+    }
+}
+
 impl<'a> Meter<'a> {
     pub(crate) fn new(ledger: &'a Ledger, traffic: Arc<Traffic>, max_daily_bytes: u64) -> Self {
-        Self { ledger, max_daily_bytes, traffic, moved: AtomicU64::new(0) }
+        let (moved, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { ledger, max_daily_bytes, traffic, moved, is_over }
     }
 
-    fn count(&self, counter: &AtomicU64, bytes: usize) -> Result<(), Failure> {
+    /// Before they go to the host.
+    pub(crate) fn sent(&self, bytes: usize) -> Result<(), Over> {
+        self.count(&self.traffic.sent, bytes)
+    }
+
+    /// Before they go to the jail.
+    pub(crate) fn received(&self, bytes: usize) -> Result<(), Over> {
+        self.count(&self.traffic.received, bytes)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, counter: &AtomicU64, bytes: usize) -> Result<(), Over> {
         let bytes = bytes as u64;
         if self.ledger.spend(bytes) > self.max_daily_bytes {
-            return Err(Failure::Over);
+            self.is_over.store(true, Ordering::Relaxed);
+            return Err(Over);
         }
         counter.fetch_add(bytes, Ordering::Relaxed);
         self.moved.fetch_add(bytes, Ordering::Relaxed);
@@ -59,7 +87,7 @@ impl<'a> Meter<'a> {
     }
 
     /// Ends when nothing has moved for this time, or for at most twice as long.
-    async fn idle(&self, limit: Duration) {
+    pub(crate) async fn idle(&self, limit: Duration) {
         loop {
             let before = self.moved.load(Ordering::Relaxed);
             tokio::time::sleep(limit).await;
@@ -91,10 +119,10 @@ pub(crate) async fn both(
             }
         };
         let sent = async {
-            meter.count(&meter.traffic.sent, opening.bytes.len())?;
+            meter.sent(opening.bytes.len())?;
             to_server.write_all(&opening.bytes).await.map_err(|_| Failure::Write)?;
             drop(opening.bytes);
-            forward(from_client, to_server, opening.rest, |n| meter.count(&meter.traffic.sent, n)).await
+            forward(from_client, to_server, opening.rest, |n| meter.sent(n)).await
         };
         match sent.await {
             // A server that no longer listens may still be answering.
@@ -104,7 +132,7 @@ pub(crate) async fn both(
         }
     };
     let down = async {
-        let received = forward(from_server, to_client, None, |n| meter.count(&meter.traffic.received, n));
+        let received = forward(from_server, to_client, None, |n| meter.received(n));
         received.await.map_err(|failure| match failure {
             Failure::Read | Failure::Write => Refusal::Gone,
             Failure::Over => Refusal::Verdict(Verdict::OverLimit),
@@ -121,7 +149,7 @@ async fn forward(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut most: Option<u64>,
-    count: impl Fn(usize) -> Result<(), Failure>,
+    count: impl Fn(usize) -> Result<(), Over>,
 ) -> Result<(), Failure> {
     let mut buffer = vec![0; SMALL];
     loop {

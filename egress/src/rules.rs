@@ -4,11 +4,13 @@
 //! Invariant: an address is never covered, learning or not.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use wire::EgressRule;
 use wire::report::Verdict;
 
+use crate::inject::Injection;
 use crate::parse::is_name;
 
 /// Inside every jail the HTTP proxy listens here, so no other listener can.
@@ -22,9 +24,16 @@ pub struct Rules {
     pub allow: Vec<EgressRule>,
     /// Until then ports 80 and 443 of any public host are allowed and recorded as learned.
     pub learn_until: Option<SystemTime>,
+    /// The hosts of this also need a rule of the others.
+    pub inject: Option<Arc<Injection>>,
 }
 
 impl Rules {
+    /// What is put into requests to this host.
+    pub(crate) fn injection(&self, host: &str, port: u16) -> Option<&Arc<Injection>> {
+        self.inject.as_ref().filter(|injection| injection.covers(host, port))
+    }
+
     /// The ports that a jail must have doors on: those of the rules, 80 and 443. Without 3128, which the proxy has: a rule
     /// of that port holds for clients that use the proxy.
     pub fn ports(&self) -> Vec<u16> {
@@ -61,7 +70,11 @@ mod tests {
     use super::*;
 
     fn rules(allow: &[&str], learn_until: Option<SystemTime>) -> Rules {
-        Rules { allow: allow.iter().map(|rule| EgressRule::parse(rule).expect(rule)).collect(), learn_until }
+        Rules {
+            allow: allow.iter().map(|rule| EgressRule::parse(rule).expect(rule)).collect(),
+            learn_until,
+            inject: None,
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) enum Refusal {
 pub(crate) struct Service {
     pub(crate) config: Arc<EgressConfig>,
     pub(crate) ledger: Arc<Ledger>,
-    rules: Rules,
+    pub(crate) rules: Rules,
     names: Mutex<Names>,
     resolver: Resolver,
     lookups: Arc<Semaphore>,

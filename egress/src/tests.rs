@@ -19,14 +19,15 @@ use crate::parse::sni::tests::hello;
 const LIMIT: Duration = Duration::from_secs(10);
 const TOKEN: &str = "a-token";
 
-async fn soon<T>(work: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
     timeout(LIMIT, work).await.expect("within the time of a test")
 }
 
-fn rules(allow: &[&str]) -> Rules {
+pub(crate) fn rules(allow: &[&str]) -> Rules {
     Rules {
         allow: allow.iter().map(|rule| wire::EgressRule::parse(rule).expect(rule)).collect(),
         learn_until: None,
+        inject: None,
     }
 }
 
@@ -35,21 +36,21 @@ fn learning() -> Rules {
 }
 
 /// One service in its jail, and a host of the Internet that it talks to.
-struct World {
-    ledger: Arc<Ledger>,
+pub(crate) struct World {
+    pub(crate) ledger: Arc<Ledger>,
     serving: JoinHandle<io::Result<()>>,
     dns: SocketAddr,
-    proxy: SocketAddr,
+    pub(crate) proxy: SocketAddr,
     /// Real ports of the doors, by the port that they stand for.
     doors: HashMap<u16, u16>,
-    host: tokio::net::TcpListener,
+    pub(crate) host: tokio::net::TcpListener,
 }
 
-struct Plan {
-    rules: Rules,
-    config: EgressConfig,
+pub(crate) struct Plan {
+    pub(crate) rules: Rules,
+    pub(crate) config: EgressConfig,
     /// Besides `a.com`, which is the host.
-    names: Vec<(&'static str, Vec<SocketAddr>)>,
+    pub(crate) names: Vec<(&'static str, Vec<SocketAddr>)>,
 }
 
 impl Default for Plan {
@@ -63,7 +64,7 @@ impl Default for Plan {
 }
 
 impl Plan {
-    async fn start(self) -> World {
+    pub(crate) async fn start(self) -> World {
         let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let host_at = host.local_addr().expect("bound");
         let mut table: HashMap<_, _> =
@@ -119,7 +120,7 @@ impl World {
     }
 
     /// As a program in the jail does it: look the name up, connect to the address.
-    async fn connect(&self, name: &str, port: u16) -> TcpStream {
+    pub(crate) async fn connect(&self, name: &str, port: u16) -> TcpStream {
         let (code, address) = self.look_up(name, 1).await;
         assert_eq!(code, 0, "{name} has an address");
         self.connect_to(address.expect("an address"), port).await
@@ -142,7 +143,7 @@ impl World {
     }
 
     /// Waits for it: a decision may be booked a little later than the client hears of it.
-    async fn booked(&self, host: &str, port: u16, verdict: Verdict) -> EgressDecision {
+    pub(crate) async fn booked(&self, host: &str, port: u16, verdict: Verdict) -> EgressDecision {
         let mut changes = self.ledger.changes();
         soon(async {
             loop {
@@ -159,7 +160,7 @@ impl World {
     }
 }
 
-async fn assert_reset(client: &mut TcpStream) {
+pub(crate) async fn assert_reset(client: &mut TcpStream) {
     let error = soon(client.read(&mut [0; 1])).await.expect_err("a reset, and no end");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
@@ -518,10 +519,10 @@ async fn the_proxy_refuses_in_words() {
 }
 
 /// The proxy of a light jail, whose only host is `a.com`.
-struct Light {
+pub(crate) struct Light {
     at: SocketAddr,
-    ledger: Arc<Ledger>,
-    host: tokio::net::TcpListener,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) host: tokio::net::TcpListener,
     serving: JoinHandle<io::Result<()>>,
 }
 

@@ -91,6 +91,7 @@ fn jailed(
         limits: Limits::default(),
         isolation,
         cgroups: groups.to_vec(),
+        secret_files: vec![],
     };
     let start = Instant::now();
     let mut jailed = jail::spawn(exe, &spec, stdio)?;

@@ -22,7 +22,7 @@ pub enum FrameError {
     Malformed(usize),
 }
 
-/// `room`: bytes to reserve, so that a growing buffer leaves no copies of secrets behind.
+/// `room`: bytes to reserve.
 pub(crate) fn encode<T: Serialize>(message: &T, room: usize, limit: usize) -> Result<Vec<u8>, FrameError> {
     let mut frame = Vec::with_capacity(HEAD + room);
     frame.extend_from_slice(&[0; HEAD]);

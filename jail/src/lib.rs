@@ -11,7 +11,7 @@
 //!
 //! The helper is our own binary, re-executed with the single argument [`ROLE`]. It receives the [`JailSpec`] and the
 //! three descriptors over the socket that is its stdin, so nothing of the spec is in an argv or in an environment before
-//! the last `exec`. It reports every [`Step`], then stays: when the server ends, on [`Jailed::kill`], and when the
+//! the last `exec`; the values of secrets are in no message at all, they follow it as bytes. It reports every [`Step`], then stays: when the server ends, on [`Jailed::kill`], and when the
 //! control socket closes (the runner died), it kills all that is left of the tree, daemons included, and says
 //! [`Report::Gone`] only when the kernel says that it has no child any more.
 //!
@@ -45,6 +45,7 @@ mod probe;
 mod process;
 mod report;
 mod seccomp;
+mod secret;
 mod server;
 mod sources;
 mod spec;
@@ -60,6 +61,7 @@ pub use parent::{ControlError, FrameError, Jailed, Reading, SpawnError, Stdio, r
 pub use probe::{Primitive, Refused, Tier, light_available, probe, strict_available};
 pub use process::{Usage, usage};
 pub use report::{Ending, Exit, Report, Step};
+pub use secret::SecretFile;
 pub use spec::{BadSpec, JailSpec, Limits};
 pub use view::{Isolation, LightView, Network, View};
 

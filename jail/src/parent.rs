@@ -18,12 +18,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Pid;
-use zeroize::Zeroizing;
 
 pub use crate::frame::FrameError;
 use crate::frame::{self, Inbox, MAX_REPORT, MAX_SPEC};
 use crate::listeners::Listeners;
 use crate::report::{Command, Report};
+use crate::secret;
 use crate::spec::{BadSpec, JailSpec};
 use crate::sys::rights;
 use crate::{sys, tree};
@@ -95,8 +95,7 @@ pub struct Jailed {
 pub fn spawn(exe: &Path, spec: &JailSpec, stdio: Stdio) -> Result<Jailed, SpawnError> {
     reap_dropped();
     spec.check()?;
-    let room = 2 * spec.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + 4096;
-    let order = Zeroizing::new(frame::encode(spec, room, MAX_SPEC).map_err(SpawnError::Encode)?);
+    let order = frame::encode(spec, 4096, MAX_SPEC).map_err(SpawnError::Encode)?;
     let (control, theirs) = UnixStream::pair().map_err(SpawnError::Socket)?;
     control.set_write_timeout(Some(SEND_LIMIT)).map_err(SpawnError::Socket)?;
     // Nothing here may need `pre_exec`: std would fork the runner, with its heap and its secrets.
@@ -111,6 +110,7 @@ pub fn spawn(exe: &Path, spec: &JailSpec, stdio: Stdio) -> Result<Jailed, SpawnE
         .map_err(SpawnError::Start)?;
     let jailed = Jailed { helper: Some(helper), control, inbox: Inbox::default(), listeners: None };
     jailed.order(&order, &stdio).map_err(SpawnError::Send)?;
+    secret::send(spec, &jailed.control).map_err(SpawnError::Send)?;
     jailed.control.set_nonblocking(true).map_err(SpawnError::Socket)?;
     Ok(jailed)
 }

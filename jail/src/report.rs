@@ -78,6 +78,8 @@ pub enum Step {
     Devices,
     /// Strict: a fresh `/proc`, parts of it hidden or read-only; no further user namespace.
     Proc,
+    /// Strict: the spec's files of secrets, in memory and read-only.
+    Secrets,
     /// Strict: the new root in place and read-only, the old one detached.
     Pivot,
     /// None left, in no set (in a light jail the bounding set may stay: `NoNewPrivileges` makes it worthless).
@@ -122,6 +124,7 @@ impl Step {
             Self::Binds => "binds",
             Self::Devices => "devices",
             Self::Proc => "proc",
+            Self::Secrets => "secrets",
             Self::Pivot => "pivot",
             Self::Capabilities => "capabilities",
             Self::Lifeline => "lifeline",
@@ -210,6 +213,7 @@ mod tests {
             Binds,
             Devices,
             Proc,
+            Secrets,
             Pivot,
             Capabilities,
             Lifeline,

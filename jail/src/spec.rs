@@ -1,7 +1,7 @@
 //! What a jail is asked to run, and the rules that a spec obeys.
 //!
 //! Here: [`JailSpec`], its check, its printing without secrets. Not here: applying it (see [`crate::server`]).
-//! Invariant: no value of `env` reaches a message, and [`JailSpec::wipe`] leaves none in memory.
+//! Invariant: no value of `env` and no secret reaches a message, and [`JailSpec::wipe`] leaves none in memory.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::secret::{self, SecretFile};
 use crate::view::{Isolation, is_private_tmp, plain};
 
 /// Where cgroups are mounted.
@@ -22,6 +23,7 @@ pub struct JailSpec {
     /// The program as an absolute path, then its arguments. No `PATH` is searched.
     pub argv: Vec<String>,
     /// The server's whole environment, but for `HOME` and `TMPDIR`, which are `home` and `tmp`. Holds secrets.
+    #[serde(with = "secret::lengths")]
     pub env: Vec<(String, String)>,
     /// Where the server starts; it must exist.
     pub cwd: PathBuf,
@@ -36,6 +38,9 @@ pub struct JailSpec {
     /// instruction.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
+    /// A strict jail only.
+    #[serde(default)]
+    pub secret_files: Vec<SecretFile>,
 }
 
 /// Resource limits, each put on every process of the tree on its own. `None`: as inherited. Core dumps are always off.
@@ -92,6 +97,12 @@ pub enum BadSpec {
     Ports,
     #[error("{} is no cgroup", .0.display())]
     NotCgroup(PathBuf),
+    #[error("files of secrets need the strict jail")]
+    SecretsNeedStrict,
+    #[error("{} is not `/secrets/NAME` or `/run/secrets/NAME`, is there twice, or is in the way of one", .0.display())]
+    SecretPath(PathBuf),
+    #[error("the environment and the files of secrets are too much for one server")]
+    TooMuch,
 }
 
 impl JailSpec {
@@ -117,7 +128,11 @@ impl JailSpec {
         }
         self.isolation.check(&self.home, &self.tmp)?;
         self.check_cgroups()?;
-        self.check_env()
+        self.check_env()?;
+        if matches!(self.isolation, Isolation::Light(_)) && !self.secret_files.is_empty() {
+            return Err(BadSpec::SecretsNeedStrict);
+        }
+        secret::check(self)
     }
 
     fn check_cgroups(&self) -> Result<(), BadSpec> {
@@ -165,17 +180,25 @@ impl JailSpec {
         Ok(())
     }
 
-    /// Overwrites the environment's values; the helper has no use for them once the server runs.
+    /// Overwrites the environment's values and the secrets; nobody but the server has a use for them once it runs.
     pub(crate) fn wipe(&mut self) {
         for (_, value) in &mut self.env {
             value.zeroize();
         }
+        self.secret_files.clear();
+    }
+}
+
+/// Also of a spec that no jail came of.
+impl Drop for JailSpec {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 
 impl fmt::Debug for JailSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { argv, env, cwd, home, tmp, limits, isolation, cgroups } = self;
+        let Self { argv, env, cwd, home, tmp, limits, isolation, cgroups, secret_files } = self;
         // Arguments are a place for tokens too, so only the program is shown.
         f.debug_struct("JailSpec")
             .field("program", &argv.first())
@@ -187,6 +210,7 @@ impl fmt::Debug for JailSpec {
             .field("limits", limits)
             .field("isolation", isolation)
             .field("cgroups", cgroups)
+            .field("files", secret_files)
             .finish()
     }
 }
@@ -205,6 +229,7 @@ mod tests {
             limits: Limits::default(),
             isolation: Isolation::Light(Default::default()),
             cgroups: vec![],
+            secret_files: vec![],
         }
     }
 

@@ -172,6 +172,7 @@ fn every_step_is_reported_in_order() {
         Binds,
         Devices,
         Proc,
+        Secrets,
         Pivot,
         Capabilities,
         NoNewPrivileges,

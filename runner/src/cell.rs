@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use egress::{Egress, EgressConfig, Ledger, Rules};
 use jail::cgroup::{Cgroups, Group, GroupLimits};
-use jail::{Isolation, JailSpec, LightView, Network, View};
+use jail::{Isolation, JailSpec, LightView, Network, SecretFile, View};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 use wire::egress::PrivateHost;
@@ -52,6 +52,8 @@ pub struct CellOrder {
     pub name: String,
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Of a strict cell only.
+    pub secret_files: Vec<SecretFile>,
     pub cwd: PathBuf,
     pub home: PathBuf,
     /// `None`: the private `/tmp` of a strict jail, a fresh directory in a light one.
@@ -240,6 +242,7 @@ fn spec_of(order: &mut CellOrder, tmp: PathBuf, group: Option<&Group>, proxy_por
         limits: floor(&order.limits, group.is_some()),
         isolation,
         cgroups: group.map(Group::directories).unwrap_or_default(),
+        secret_files: std::mem::take(&mut order.secret_files),
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use egress::EgressConfig;
+use wire::vault::Custody;
 use wire::{Secret, Tier};
 
 use crate::mcp;
@@ -39,6 +40,10 @@ pub struct RunnerConfig {
     pub use_cgroups: bool,
     /// Jails are never built stronger than this, also where they could be.
     pub strongest: Tier,
+    /// How its own key for the vault is kept.
+    pub custody: Custody,
+    /// The boot key of custody `file`: 64 hex digits.
+    pub boot_key_file: Option<PathBuf>,
 }
 
 /// Where the API listens.
@@ -69,6 +74,8 @@ impl RunnerConfig {
             uids: 20_001..=39_999,
             use_cgroups: true,
             strongest: Tier::Strict,
+            custody: Custody::Split,
+            boot_key_file: None,
         }
     }
 }

@@ -16,12 +16,14 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::report::{Lists, Reason, Usage};
+use vault::Redactor;
 use wire::{ErrorCode, Generation, Tier};
 
 use crate::cell::{Cell, CellOrder, Cells, Ended};
 use crate::diagnosis::{Failure, diagnose, ended};
 use crate::guard::{Blame, Guard};
 use crate::logs::{LINE_BYTES, LogRing, Stream, Voice};
+use crate::masking::Masking;
 use crate::mcp::handshake::{self, Greeting};
 use crate::mcp::{self, Client, End, lists};
 use crate::rate::{self, Bucket};
@@ -43,6 +45,10 @@ pub struct Launch {
     pub pipes: Pipes,
     pub generation: Generation,
     pub log: Arc<LogRing>,
+    /// Masks whatever of it leaves the runner.
+    pub redactor: Redactor,
+    /// Whether tool results are masked, too.
+    pub masks_results: bool,
     pub limits: mcp::Limits,
     /// From the spawn to the last page of the lists.
     pub start_timeout: Duration,
@@ -210,14 +216,14 @@ pub fn superseded() -> Reason {
 }
 
 async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
-    let Launch { cells, order, pipes, log, limits, .. } = launch;
+    let Launch { cells, order, pipes, log, redactor, masks_results, limits, .. } = launch;
     let Pipes { writer, reader, errors } = pipes;
     let guard = Guard::new(order.home.clone(), order.limits);
     if let Some((code, message)) = guard.disk().await {
         return Err(Reason { code, message, stderr: vec![] });
     }
     let cell = cells.open(order).await?;
-    let voice = Arc::new(Voice::new(log));
+    let voice = Arc::new(Voice::new(log, Masking::new(redactor, masks_results)));
     let (tell_changed, changed) = watch::channel(0);
     let (client, conn) = mcp::connect(reader, writer, limits, voice.clone(), tell_changed);
     let (tell_end, end) = watch::channel(None);
@@ -358,7 +364,7 @@ impl Body {
 async fn read_errors(mut errors: pipe::Receiver, voice: Arc<Voice>) {
     let mut buffer = Vec::with_capacity(2 * LINE_BYTES);
     let mut lines = Bucket::new(rate::LINES);
-    let mut was_held = false;
+    let (mut was_held, mut seen) = (false, 0);
     loop {
         if let Some(until) = lines.held_until() {
             metrics::counter!("claudemesh_runner_held_total", "stream" => "stderr").increment(1);
@@ -373,18 +379,22 @@ async fn read_errors(mut errors: pipe::Receiver, voice: Arc<Voice>) {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
-        while let Some(at) = memchr::memchr(b'\n', &buffer) {
+        while let Some(at) = memchr::memchr(b'\n', &buffer[seen..]) {
             lines.take(1.0);
-            voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer[..at]));
-            buffer.drain(..=at);
+            voice.say(Stream::Stderr, &buffer[..seen + at]);
+            buffer.drain(..=seen + at);
+            seen = 0;
         }
         if buffer.len() >= LINE_BYTES {
+            // What may be the beginning of a secret waits for its end.
+            let whole = buffer.len() - voice.masking.tail(&buffer);
             lines.take(1.0);
-            voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer));
-            buffer.clear();
+            voice.say(Stream::Stderr, &buffer[..whole]);
+            buffer.drain(..whole);
         }
+        seen = buffer.len();
     }
-    voice.say(Stream::Stderr, &String::from_utf8_lossy(&buffer));
+    voice.say(Stream::Stderr, &buffer);
 }
 
 #[cfg(test)]

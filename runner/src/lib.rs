@@ -17,6 +17,7 @@ mod guard;
 pub mod instance;
 pub mod listen;
 pub mod logs;
+mod masking;
 pub mod mcp;
 pub mod prepare;
 mod rate;
@@ -24,6 +25,7 @@ mod run;
 pub mod service;
 pub mod shop;
 pub mod table;
+pub mod vault;
 mod warden;
 
 pub use config::{Listen, RunnerConfig};

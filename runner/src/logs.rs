@@ -10,6 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 use wire::report::LogLine;
 
+use crate::masking::Masking;
+
 /// Lines kept per service.
 pub const KEPT: usize = 1000;
 /// Bytes kept of one line.
@@ -58,22 +60,24 @@ impl Default for LogRing {
 impl LogRing {
     /// Adds `raw` as one line per line break; empty lines are left out.
     pub fn push(&self, stream: Stream, raw: &str) {
-        for part in raw.split(['\n', '\r']) {
-            let text = clean(part);
-            if text.trim().is_empty() {
-                continue;
-            }
-            let mut kept = self.lock();
-            let line = LogLine { seq: kept.next, at_ms: now_ms(), stream: stream.as_str().to_owned(), text };
-            let line = Arc::new(line);
-            kept.next += 1;
-            if kept.lines.len() == KEPT {
-                kept.lines.pop_front();
-            }
-            kept.lines.push_back(line.clone());
-            // Sent under the lock, so that a follower sees the order of `seq`. Nobody following is no error.
-            let _ = self.follow.send(line);
+        raw.split(['\n', '\r']).map(clean).for_each(|line| self.add(stream, line));
+    }
+
+    /// A line that is clean.
+    fn add(&self, stream: Stream, text: String) {
+        if text.trim().is_empty() {
+            return;
         }
+        let mut kept = self.lock();
+        let line = LogLine { seq: kept.next, at_ms: now_ms(), stream: stream.as_str().to_owned(), text };
+        let line = Arc::new(line);
+        kept.next += 1;
+        if kept.lines.len() == KEPT {
+            kept.lines.pop_front();
+        }
+        kept.lines.push_back(line.clone());
+        // Sent under the lock, so that a follower sees the order of `seq`. Nobody following is no error.
+        let _ = self.follow.send(line);
     }
 
     /// The last `n` lines, oldest first.
@@ -94,9 +98,11 @@ impl LogRing {
     }
 }
 
-/// One instance's way into the log of its service; remembers its own last words, which say why it failed.
+/// One instance's way into the log of its service; remembers its own last words, which say why it failed. Its secrets are
+/// masked in both.
 pub struct Voice {
     ring: Arc<LogRing>,
+    pub masking: Masking,
     last: Mutex<VecDeque<String>>,
 }
 
@@ -104,22 +110,33 @@ pub struct Voice {
 const LAST_WORDS: usize = 20;
 
 impl Voice {
-    pub fn new(ring: Arc<LogRing>) -> Self {
-        Self { ring, last: Mutex::new(VecDeque::new()) }
+    pub fn new(ring: Arc<LogRing>, masking: Masking) -> Self {
+        Self { ring, masking, last: Mutex::new(VecDeque::new()) }
     }
 
     /// Logs `raw`, and remembers it when it is the instance's own output.
-    pub fn say(&self, stream: Stream, raw: &str) {
-        if matches!(stream, Stream::Stderr | Stream::Stdout) {
-            let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for text in raw.split(['\n', '\r']).map(clean).filter(|text| !text.trim().is_empty()) {
+    pub fn say(&self, stream: Stream, raw: impl AsRef<[u8]>) {
+        // Before anything is cut or rewritten: half a secret, or one in other characters, is not found any more.
+        let masked = self.masking.bytes(raw.as_ref());
+        let text = String::from_utf8_lossy(&masked);
+        for line in text.split(['\n', '\r']).map(|part| self.clean(part)) {
+            if matches!(stream, Stream::Stderr | Stream::Stdout) && !line.trim().is_empty() {
+                let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if last.len() == LAST_WORDS {
                     last.pop_front();
                 }
-                last.push_back(text);
+                last.push_back(line.clone());
             }
+            self.ring.add(stream, line);
         }
-        self.ring.push(stream, raw);
+    }
+
+    /// Masked once more without its escape sequences: a secret in two colours is whole again.
+    fn clean(&self, part: &str) -> String {
+        if self.masking.is_empty() || !part.contains('\u{1b}') {
+            return clean(part);
+        }
+        clean(&self.masking.text(&without_escapes(part, usize::MAX)))
     }
 
     /// At most 20 lines.
@@ -137,7 +154,19 @@ pub fn now_ms() -> i64 {
 /// Removes escape sequences; writes other control characters, and those that reorder or hide text, as `\u{…}`; cuts at
 /// [`LINE_BYTES`].
 pub fn clean(raw: &str) -> String {
-    let mut text = String::with_capacity(raw.len().min(LINE_BYTES));
+    let mut text = wire::text::printable_line(&without_escapes(raw, LINE_BYTES)).into_owned();
+    if text.len() > LINE_BYTES {
+        while text.len() > LINE_BYTES - '…'.len_utf8() {
+            text.pop();
+        }
+        text.push('…');
+    }
+    text
+}
+
+/// And without tabs. Of a longer text, more than `most` bytes.
+fn without_escapes(raw: &str, most: usize) -> String {
+    let mut text = String::with_capacity(raw.len().min(most));
     let mut chars = raw.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
@@ -145,16 +174,9 @@ pub fn clean(raw: &str) -> String {
             '\t' => text.push(' '),
             c => text.push(c),
         }
-        if text.len() > LINE_BYTES {
+        if text.len() > most {
             break;
         }
-    }
-    let mut text = wire::text::printable_line(&text).into_owned();
-    if text.len() > LINE_BYTES {
-        while text.len() > LINE_BYTES - '…'.len_utf8() {
-            text.pop();
-        }
-        text.push('…');
     }
     text
 }
@@ -228,7 +250,8 @@ mod tests {
     #[test]
     fn an_instance_remembers_its_own_last_words_only() {
         let ring = Arc::new(LogRing::default());
-        let (one, two) = (Voice::new(ring.clone()), Voice::new(ring.clone()));
+        let voice = || Voice::new(ring.clone(), Masking::default());
+        let (one, two) = (voice(), voice());
         for n in 0..30 {
             one.say(Stream::Stderr, &format!("one {n}"));
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::listen::{Bound, ListenError, Lock, private_dir};
 use crate::prepare::{PrepareError, Workshop, WorkshopConfig, remove_tree};
 use crate::shop::Shop;
 use crate::table::Table;
+use crate::vault::Vault;
 
 /// How long the end waits for tools that were asked for their version.
 const LAST_ANSWERS: Duration = Duration::from_secs(8);
@@ -31,6 +33,8 @@ pub enum RunnerError {
     Store(#[from] PrepareError),
     #[error("finding out what jails can be built panicked")]
     Probe,
+    #[error("opening the vault panicked")]
+    Vault,
     #[error("signals can not be handled: {0}")]
     Signals(#[source] std::io::Error),
 }
@@ -39,7 +43,7 @@ impl RunnerError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Listen(ListenError::InUse(_)) => ErrorCode::Conflict,
-            Self::Listen(_) | Self::Signals(_) | Self::Probe => ErrorCode::Internal,
+            Self::Listen(_) | Self::Signals(_) | Self::Probe | Self::Vault => ErrorCode::Internal,
             Self::Store(e) => e.code(),
         }
     }
@@ -56,10 +60,7 @@ pub async fn run_until(
     ending: CancellationToken,
     listening: impl FnOnce(&str),
 ) -> Result<(), RunnerError> {
-    // Secrets are in this memory: no core dump, and no other process of this user may look.
-    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
-        tracing::warn!("the runner's memory is not protected: {e}");
-    }
+    protect_memory();
     let signals = Signals::install().map_err(RunnerError::Signals)?;
     private_dir(&config.data)?;
     let _lock = Lock::take(&config.data.join("runner.lock"))?;
@@ -101,6 +102,15 @@ pub async fn run_until(
     Ok(())
 }
 
+/// Secrets are in it: no core dump, and no other process of this user may look.
+fn protect_memory() {
+    // Not 0: the kernel would still start a `core_pattern` that is a program; and no file is made of one byte (core(5)).
+    let limited = setrlimit(Resource::RLIMIT_CORE, 1, 1);
+    if let Err(e) = limited.and_then(|()| nix::sys::prctl::set_dumpable(false)) {
+        tracing::warn!("the runner's memory is not protected: {e}");
+    }
+}
+
 async fn open(config: RunnerConfig, ending: CancellationToken) -> Result<App, RunnerError> {
     let mut workshop = WorkshopConfig::new(config.data.clone());
     workshop.git_schemes.clone_from(&config.git_schemes);
@@ -110,7 +120,8 @@ async fn open(config: RunnerConfig, ending: CancellationToken) -> Result<App, Ru
     let cells = tokio::task::spawn_blocking(move || Cells::new(&for_cells)).await;
     let cells = Arc::new(cells.map_err(|_| RunnerError::Probe)?);
     let workshop = Workshop::open(workshop, cells.clone()).await?;
-    let shop = Arc::new(Shop::new(config, workshop, cells));
+    let vault = open_vault(&config).await?;
+    let shop = Arc::new(Shop::new(config, workshop, cells, vault));
     let tmp = shop.tmp_root();
     // What a killed runner left. A directory that can not be removed harms nobody: names are not used twice at once.
     let _ = tokio::task::spawn_blocking(move || remove_tree(&tmp)).await;
@@ -123,6 +134,14 @@ async fn open(config: RunnerConfig, ending: CancellationToken) -> Result<App, Ru
         ending,
         ended: CancellationToken::new(),
     })
+}
+
+async fn open_vault(config: &RunnerConfig) -> Result<Vault, RunnerError> {
+    let (custody, directory) = (config.custody, config.data.join("vault"));
+    private_dir(&directory)?;
+    let boot_key_file = config.boot_key_file.clone();
+    let opened = move || Vault::new(custody, &directory, boot_key_file.as_deref());
+    tokio::task::spawn_blocking(opened).await.map_err(|_| RunnerError::Vault)
 }
 
 async fn wait_for_end(app: &App, mut signals: Signals) {

@@ -13,6 +13,7 @@ use crate::cell::Cells;
 use crate::config::RunnerConfig;
 use crate::events::Events;
 use crate::prepare::Workshop;
+use crate::vault::Vault;
 
 /// An artefact this young may belong to a deploy that no report names yet.
 const YOUNG: Duration = Duration::from_secs(600);
@@ -22,12 +23,14 @@ pub struct Shop {
     pub workshop: Workshop,
     pub events: Events,
     pub cells: Arc<Cells>,
+    pub vault: Arc<Vault>,
     prepared: Mutex<Vec<(Instant, String)>>,
 }
 
 impl Shop {
-    pub fn new(config: RunnerConfig, workshop: Workshop, cells: Arc<Cells>) -> Self {
-        Self { config, workshop, events: Events::default(), cells, prepared: Mutex::default() }
+    pub fn new(config: RunnerConfig, workshop: Workshop, cells: Arc<Cells>, vault: Vault) -> Self {
+        let (vault, events) = (Arc::new(vault), Events::default());
+        Self { config, workshop, events, cells, vault, prepared: Mutex::default() }
     }
 
     pub fn note_prepared(&self, artefact: &str) {

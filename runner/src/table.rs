@@ -56,9 +56,17 @@ impl Table {
         answer.await.map_err(|_| ApplyError::Removing)?
     }
 
-    /// `None` when there is no such service. Returns once its whole process tree is gone.
-    pub async fn remove(&self, key: &ServiceKey, purge: bool) -> Option<Result<(), RemoveError>> {
-        let service = self.find(key)?;
+    /// `None` when there is no such service, nor data of it to purge. Returns once its whole process tree is gone.
+    pub async fn remove(self: &Arc<Self>, key: &ServiceKey, purge: bool) -> Option<Result<(), RemoveError>> {
+        let service = match self.find(key) {
+            Some(service) => service,
+            // Not applied since the runner started, or since it was stopped: its data goes in its owner task's turn, too.
+            None if purge && self.has_data(key).await => match self.find_or_make(key) {
+                Ok(service) => service,
+                Err(_) => return Some(Err(RemoveError::Ended)),
+            },
+            None => return None,
+        };
         let (done, answer) = oneshot::channel();
         if service.commands.send(Command::Remove { purge, done }).await.is_err() {
             return None;
@@ -67,7 +75,7 @@ impl Table {
     }
 
     /// Ends every service, all at the same time. Nothing can be applied afterwards.
-    pub async fn end(&self) {
+    pub async fn end(self: &Arc<Self>) {
         self.tasks.close();
         let keys: Vec<ServiceKey> = self.all().iter().map(|service| service.key.clone()).collect();
         for outcome in join_all(keys.iter().map(|key| self.remove(key, false))).await.into_iter().flatten() {
@@ -87,6 +95,11 @@ impl Table {
             used.extend(both.into_iter().flatten().filter_map(|g| Some(g.pin.as_ref()?.artefact.clone())));
         }
         used
+    }
+
+    async fn has_data(&self, key: &ServiceKey) -> bool {
+        // What can't be looked at is tried, so that its failure is told.
+        tokio::fs::try_exists(self.shop.data_of(key)).await.unwrap_or(true)
     }
 
     fn find_or_make(self: &Arc<Self>, key: &ServiceKey) -> Result<Arc<ServiceHandle>, ApplyError> {

@@ -1,31 +1,64 @@
 //! A member's agreement to a service as it is.
+//!
+//! Here: signing, reading and comparing. Not here: which serials were seen before, and when a consent is asked for.
+
+use std::collections::BTreeSet;
 
 use wire::PublicKey;
 use wire::spec::Pin;
 use wire::vault::{Consent, ConsentDoc, ConsentPin};
 
+use crate::framing::{sha256_hex, statement, verify};
 use crate::{Refused, Signer};
 
-pub fn sign(_signer: &dyn Signer, _doc: &ConsentDoc) -> Consent {
-    unimplemented!()
+const CONSENT_PURPOSE: &str = "claudemesh/vault/v1/consent";
+
+pub fn sign(signer: &dyn Signer, doc: &ConsentDoc) -> Consent {
+    let doc = serde_json::to_string(doc).expect("a consent has only text keys");
+    let signature = signer.sign(&consent_statement(signer.public(), &doc));
+    Consent { signer: signer.public().clone(), doc, signature }
 }
 
 /// What was signed.
 ///
 /// # Errors
 /// [`Refused::Signature`], or [`Refused::Form`] when it is no document that this version understands.
-pub fn check(_consent: &Consent) -> Result<ConsentDoc, Refused> {
-    unimplemented!()
+pub fn check(consent: &Consent) -> Result<ConsentDoc, Refused> {
+    verify(&consent.signer, &consent.signature, &consent_statement(&consent.signer, &consent.doc))?;
+    let doc: ConsentDoc = serde_json::from_str(&consent.doc)
+        .map_err(|_| Refused::Form("the consent is of a form that is not known here"))?;
+    if doc.v != 1 {
+        return Err(Refused::Form("the consent is of a version that is not known here"));
+    }
+    if doc.floor < 0 || doc.floor > doc.serial {
+        return Err(Refused::Form("the consent's floor is not between 0 and its serial"));
+    }
+    if !doc.service.is_plain() {
+        return Err(Refused::Form("a consent names a service, not the instance of a caller"));
+    }
+    Ok(doc)
+}
+
+fn consent_statement(signer: &PublicKey, doc: &str) -> String {
+    statement(CONSENT_PURPOSE, &[signer.as_str(), doc])
 }
 
 /// What of a pin a consent names. The lock must be the whole one.
-pub fn pin(_pin: &Pin) -> ConsentPin {
-    unimplemented!()
+pub fn pin(pin: &Pin) -> ConsentPin {
+    let Pin { kind, name, version, integrity, artefact: _, lock } = pin;
+    ConsentPin {
+        kind: kind.clone(),
+        name: name.clone(),
+        version: version.clone(),
+        integrity: integrity.clone(),
+        lock_sha256: if lock.is_empty() { String::new() } else { sha256_hex(lock.as_bytes()) },
+    }
 }
 
-/// Whether a consent is of this signer and covers this service as it is: same mesh, name, spec and pin.
-pub fn covers(_doc: &ConsentDoc, _wanted: &Wanted<'_>) -> bool {
-    unimplemented!()
+/// Whether a consent covers this service as it is: same mesh, name, spec and pin. Whose consent it is, the caller asks.
+pub fn covers(doc: &ConsentDoc, wanted: &Wanted<'_>) -> bool {
+    let Wanted { mesh, service, spec, pin } = wanted;
+    doc.mesh == **mesh && doc.service.as_str() == *service && doc.spec == **spec && doc.pin == **pin
 }
 
 /// A service as it is to run.
@@ -37,7 +70,12 @@ pub struct Wanted<'a> {
     pub pin: &'a ConsentPin,
 }
 
-/// The owners whose entries a spec refers to; `caller` stands for the references without an owner.
-pub fn owners(_spec: &wire::spec::ServiceSpec, _caller: Option<&PublicKey>) -> Vec<PublicKey> {
-    unimplemented!()
+/// The owners whose entries a spec refers to, each once, sorted; `caller` stands for the references without an owner.
+pub fn owners(spec: &wire::spec::ServiceSpec, caller: Option<&PublicKey>) -> Vec<PublicKey> {
+    let owners: BTreeSet<&PublicKey> =
+        spec.vault.values().filter_map(|reference| reference.owner.as_ref().or(caller)).collect();
+    owners.into_iter().cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;

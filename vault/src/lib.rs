@@ -6,15 +6,20 @@
 //! Invariant: nothing opens in another place than it was sealed for. Every text that is sealed or signed begins with
 //! its purpose, and every field has its length before it.
 
+mod boxed;
 pub mod consent;
 pub mod entry;
+mod framing;
 pub mod keys;
+pub mod passphrase;
 mod redact;
 mod ring;
 mod seal;
+#[cfg(test)]
+mod testing;
 
 pub use keys::BoxKey;
-pub use redact::Redactor;
+pub use redact::{MASK, Redactor, SHORTEST};
 pub use ring::{KeyRing, RingError};
 pub use seal::{AtRestKey, BadKey, OpenError, Sealed};
 use wire::PublicKey;

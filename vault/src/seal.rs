@@ -4,7 +4,7 @@
 //! info; ciphertext = AES-256-GCM (NIST SP 800-38D) under that key, nonce zero, framed context as associated data.
 //! The framed context is recomputed by whoever opens the record and never stored.
 //!
-//! Not here: rotation of the root, which only has to re-seal records whose key id is the old one.
+//! Not here: several keys and their rotation (see [`crate::KeyRing`]).
 
 use std::fmt;
 
@@ -61,6 +61,12 @@ impl Sealed {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The id of the key that sealed it, as it says itself; `None` when it is no record.
+    pub fn key_id(&self) -> Option<&str> {
+        let rest = self.0.strip_prefix(VERSION)?.strip_prefix('.')?;
+        rest.split_once('.').map(|(id, _)| id).filter(|id| is_key_id(id))
     }
 }
 
@@ -129,10 +135,15 @@ impl AtRestKey {
             .map_err(|_| OpenError::Damaged)
     }
 
-    fn from_root(root: &[u8; 32]) -> Self {
+    pub(crate) fn from_root(root: &[u8; 32]) -> Self {
         let mut tag = [0_u8; 32];
         expand(root, None, ID_PURPOSE, &mut tag);
         Self { root: *root, id: hex::encode(&Sha256::digest(tag)[..4]) }
+    }
+
+    /// For wrapping under another key only.
+    pub(crate) fn root(&self) -> &[u8; 32] {
+        &self.root
     }
 
     fn body<'a>(&self, text: &'a str) -> Result<&'a str, OpenError> {

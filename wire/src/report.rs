@@ -124,6 +124,14 @@ pub struct EgressDecision {
     pub sent_bytes: u64,
     #[serde(default)]
     pub received_bytes: u64,
+    /// Requests into which the way out put a secret.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub injected: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

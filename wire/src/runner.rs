@@ -28,7 +28,7 @@ use crate::isolation::{IsolationReport, Policy};
 use crate::report::{Lists, ServiceReport};
 use crate::spec::{Pin, Secrets, ServiceSpec};
 use crate::vault::Material;
-use crate::{ErrorCode, Generation, RawJson, ServiceKey};
+use crate::{ErrorCode, Generation, PublicKey, RawJson, ServiceKey};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -78,6 +78,9 @@ pub struct Rpc {
     /// Send progress and log notifications of this call as `event` lines.
     #[serde(default)]
     pub events: bool,
+    /// Who calls. An instance of [`RunAs::Caller`](crate::vault::RunAs::Caller) answers nobody but its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<PublicKey>,
 }
 
 /// Zero or more `event`, then exactly one `result` or `error`. A struct of options, because serde buffers (and so

@@ -92,6 +92,7 @@ fn status() -> ServiceStatus {
             last_ms: 1_700_000_000_000,
             sent_bytes: 0,
             received_bytes: 0,
+            injected: 0,
         }],
         drift: Some(Drift {
             digest: "cd".repeat(32),

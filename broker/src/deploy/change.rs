@@ -10,8 +10,10 @@ use tokio::time::{Instant, sleep_until};
 use wire::peer::hosting::McpDeployStatus;
 use wire::report::Reason;
 use wire::runner::Progress;
-use wire::{ErrorCode, ServiceKey};
+use wire::spec::Pin;
+use wire::{ErrorCode, MemberId, ServiceKey};
 
+use super::consent;
 use crate::app::Broker;
 use crate::describe;
 use crate::reconcile::{Goal, Verdict, Watch};
@@ -30,6 +32,8 @@ pub enum News {
 /// Something was asked of a service.
 pub struct Change {
     key: ServiceKey,
+    /// Who asked.
+    by: MemberId,
     goal: Goal,
     progress: mpsc::Receiver<Progress>,
     verdict: oneshot::Receiver<Verdict>,
@@ -38,13 +42,13 @@ pub struct Change {
 
 impl Change {
     /// Tells the reconciler that somebody waits.
-    pub(super) async fn watch(broker: &Broker, key: ServiceKey, goal: Goal) -> Self {
+    pub(super) async fn watch(broker: &Broker, (key, by): (ServiceKey, MemberId), goal: Goal) -> Self {
         let (progress_out, progress) = mpsc::channel(LINES);
         let (verdict_out, verdict) = oneshot::channel();
         let watch = Watch { key: key.clone(), goal, progress: progress_out, verdict: verdict_out };
         broker.reconciler.watch(watch).await;
         let patience = if matches!(goal, Goal::Serve(_)) { SERVE } else { REST };
-        Self { key, goal, progress, verdict, ends: Instant::now() + patience }
+        Self { key, by, goal, progress, verdict, ends: Instant::now() + patience }
     }
 
     /// `building`, for what takes long. A stop and a removal are answered once, at their end.
@@ -68,21 +72,26 @@ impl Change {
     }
 
     fn blank(&self, status: &str) -> McpDeployStatus {
-        McpDeployStatus {
-            server_name: self.key.name.to_string(),
-            status: status.into(),
-            tools: None,
-            error: None,
-            reason: None,
-            generation: None,
-            pin: None,
-            serving: None,
-            consent: None,
-        }
+        plain_status(&self.key, status)
     }
 
     fn failed(&self, reason: Reason) -> McpDeployStatus {
         McpDeployStatus { error: Some(reason.message.clone()), reason: Some(reason), ..self.blank("failed") }
+    }
+}
+
+/// A status word, and nothing else.
+pub fn plain_status(key: &ServiceKey, status: &str) -> McpDeployStatus {
+    McpDeployStatus {
+        server_name: key.name.to_string(),
+        status: status.into(),
+        tools: None,
+        error: None,
+        reason: None,
+        generation: None,
+        pin: None,
+        serving: None,
+        consent: None,
     }
 }
 
@@ -95,10 +104,8 @@ pub async fn final_status(broker: &Broker, change: &Change, verdict: Verdict) ->
     let plain = |code: ErrorCode, message: &str| Reason { code, message: message.into(), stderr: Vec::new() };
     let status = match verdict {
         Verdict::Running => running(broker, change).await,
-        Verdict::Failed(reason) => {
-            let serving = serving(broker, change).await.filter(|serving| Some(*serving) != generation);
-            McpDeployStatus { serving, ..change.failed(reason) }
-        }
+        Verdict::Failed(reason) => change.failed(reason),
+        Verdict::Held { reason, pin } => held(broker, change, reason, pin.map(|pin| *pin)).await,
         Verdict::Superseded => {
             change.failed(plain(ErrorCode::Superseded, "a newer request replaced this one"))
         }
@@ -113,7 +120,33 @@ pub async fn final_status(broker: &Broker, change: &Change, verdict: Verdict) ->
             change.failed(plain(ErrorCode::InstallTimeout, message))
         }
     };
-    McpDeployStatus { generation, ..status }
+    let has_failed = matches!(status.status.as_str(), "failed" | "awaiting_consent");
+    let serving = if has_failed { serving(broker, change).await } else { None };
+    let serving = serving.filter(|serving| Some(*serving) != generation);
+    McpDeployStatus { generation, serving, ..status }
+}
+
+/// It goes on by itself; who can do something about it is told what.
+async fn held(broker: &Broker, change: &Change, reason: Reason, pin: Option<Pin>) -> McpDeployStatus {
+    let (true, Goal::Serve(generation)) = (reason.code == ErrorCode::AwaitingConsent, change.goal) else {
+        return change.failed(reason);
+    };
+    let Ok(view) = broker.views.of(&change.key.mesh).await else { return change.failed(reason) };
+    let Some(signer) = view.key_of(&change.by) else { return change.failed(reason) };
+    let shown = pin.as_ref().map(describe::shown_pin);
+    match consent::asked_for(broker, &view, (&change.key, generation), signer, pin).await {
+        Ok(Some(ask)) => McpDeployStatus {
+            status: "awaiting_consent".into(),
+            consent: Some(Box::new(ask)),
+            pin: shown,
+            ..change.failed(reason)
+        },
+        Ok(None) => change.failed(reason),
+        Err(error) => {
+            tracing::warn!("what there is to sign for {} can not be read: {error}", change.key);
+            change.failed(reason)
+        }
+    }
 }
 
 async fn running(broker: &Broker, change: &Change) -> McpDeployStatus {
@@ -126,10 +159,16 @@ async fn running(broker: &Broker, change: &Change) -> McpDeployStatus {
     }
 }
 
-/// The generation that goes on serving after a failed one.
+/// The generation that goes on serving after a failed one, or while one is held back.
 async fn serving(broker: &Broker, change: &Change) -> Option<i64> {
     let view = broker.views.of(&change.key.mesh).await.ok()?;
     let service = view.service(change.key.name.as_str())?;
-    let is_up = service.is_proven() && !service.is_stopped() && service.failure().is_none();
-    is_up.then(|| service.target().0)
+    if service.is_stopped() || service.failure().is_some() {
+        return None;
+    }
+    if service.is_proven() {
+        return Some(service.target().0);
+    }
+    let report = broker.observed.get(&change.key)?;
+    report.serving.as_ref().map(|serving| serving.generation.0)
 }

@@ -5,10 +5,12 @@
 //! Every write to a service goes through [`commit`].
 
 mod change;
+mod consent;
 mod network;
 mod new_service;
 mod sealing;
 mod sharing;
+mod vaulted;
 mod versions;
 
 use catalog::access::{self, Action, Caller, Decision};
@@ -17,12 +19,16 @@ use wire::report::Phase;
 use wire::spec::{Pin, Secrets, ServiceSpec, Source};
 use wire::{ErrorCode, Generation, MemberId, MeshId, Scope, ServiceKey, Tier};
 
-pub use change::{Change, News, final_status};
+pub use change::{Change, News, final_status, plain_status};
+pub use consent::{Agreed, ConsentError, agree, asked};
 pub use network::change_network;
 pub use new_service::{InvalidDeploy, NewService};
 pub(crate) use sealing::open as open_secrets;
 pub(crate) use sealing::seal as seal_secrets;
 pub use sharing::{deployed_event, manages, set_scope};
+#[expect(unused_imports, reason = "for the instances of callers")]
+pub(crate) use vaulted::{Mark, consent_of, mark, mark_of, material, missing, vault_changed};
+pub use vaulted::uses;
 pub use versions::{rollback, update};
 
 use crate::app::Broker;
@@ -67,6 +73,15 @@ pub enum DeployError {
     Invalid(#[from] InvalidDeploy),
     #[error("{0}")]
     Network(String),
+    /// Names variables and references, of all that lead nowhere.
+    #[error("no vault entry for {}; set it with `claudemesh vault set KEY`", .0.join(", "))]
+    Missing(Vec<String>),
+    #[error("config.isolation: a secret in a file needs `strict`")]
+    FileInLight,
+    #[error("config.inject: {0}")]
+    Inject(String),
+    #[error(transparent)]
+    Consent(#[from] ConsentError),
     #[error("no earlier version of the service that was ready is kept")]
     NoPrevious,
     #[error("the stored secrets do not open")]
@@ -84,7 +99,13 @@ impl DeployError {
             Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::Limit(_) => ErrorCode::Limit,
             Self::TooManyUploads(_) => ErrorCode::TooLarge,
-            Self::NoSuchMember(_) | Self::TooWeak(_) | Self::Network(_) => ErrorCode::InvalidArgs,
+            Self::NoSuchMember(_)
+            | Self::TooWeak(_)
+            | Self::Network(_)
+            | Self::FileInLight
+            | Self::Inject(_) => ErrorCode::InvalidArgs,
+            Self::Missing(_) => ErrorCode::VaultMissing,
+            Self::Consent(error) => error.code(),
             Self::Invalid(error) => error.code(),
             Self::Conflict | Self::Leaving => ErrorCode::Conflict,
             Self::NoUpload => ErrorCode::UploadNotFound,
@@ -152,6 +173,7 @@ pub async fn deploy(
         Some(network) => spec.network = network,
         None => network::keep(&mut tx, existing.as_ref(), &mut spec).await?,
     }
+    vaulted::leads_somewhere(&mut tx, view, (caller, existing.as_ref()), &spec).await?;
     let version = Version { spec, secrets, pin: None, starts: true };
     let latest = existing.map_or(0, |service| service.latest.0);
     let generation = write(broker, &mut tx, &key, (latest, &caller.member, &scope), version).await?;
@@ -163,7 +185,7 @@ pub async fn deploy(
         sharing::tell_change(broker, view, caller, &key, (&before, &scope)).await;
     }
     tracing::info!(mesh.id = %key.mesh, service.name = %key.name, generation = generation.0, "deploy of {key} accepted");
-    Ok(Change::watch(broker, key, Goal::Serve(generation)).await)
+    Ok(Change::watch(broker, (key, caller.member.clone()), Goal::Serve(generation)).await)
 }
 
 /// Both rights: to the name, and to the audience.
@@ -208,7 +230,7 @@ async fn write(
 ) -> Result<Generation, DeployError> {
     let generation = Generation(latest + 1);
     let Version { spec, secrets, pin, starts } = version;
-    let sealed = seal_secrets(&broker.at_rest_key, key, generation, &secrets)?;
+    let sealed = seal_secrets(&broker.at_rest, tx, key, generation, &secrets).await?;
     let deploy = Deploy {
         key,
         generation,
@@ -247,7 +269,7 @@ pub async fn start(
         )?;
     }
     set_wanted(broker, service.key(), Wanted::Running).await?;
-    Ok(Change::watch(broker, service.key().clone(), Goal::Serve(service.target())).await)
+    Ok(Change::watch(broker, (service.key().clone(), caller.member.clone()), Goal::Serve(service.target())).await)
 }
 
 /// Ends the process and keeps everything else.
@@ -262,7 +284,7 @@ pub async fn stop(
 ) -> Result<Change, DeployError> {
     let service = permitted(caller, view, name, Action::Stop)?;
     set_wanted(broker, service.key(), Wanted::Stopped).await?;
-    Ok(Change::watch(broker, service.key().clone(), Goal::Rest).await)
+    Ok(Change::watch(broker, (service.key().clone(), caller.member.clone()), Goal::Rest).await)
 }
 
 /// Removes a service. At once nobody sees it any more; its record goes when the runner has confirmed that no process
@@ -284,7 +306,7 @@ pub async fn undeploy(
     };
     events::tell_members(&broker.presences, &caller.mesh, ("mcp_undeployed", &data), saw);
     tracing::info!(mesh.id = %caller.mesh, service.name = %service.name(), "removal of {} accepted", service.key());
-    Ok(Change::watch(broker, service.key().clone(), Goal::Gone).await)
+    Ok(Change::watch(broker, (service.key().clone(), caller.member.clone()), Goal::Gone).await)
 }
 
 /// # Errors

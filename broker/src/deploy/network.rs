@@ -35,7 +35,7 @@ pub async fn change_network(
     let row = present(&mut tx, service.key()).await?;
     let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
     // Who opens the network of a stopped service has not asked for it to run.
-    let mut version = Version { starts: false, ..version_of(broker, current)? };
+    let mut version = Version { starts: false, ..version_of(broker, &mut tx, current).await? };
     changed(&mut version.spec, frame, clock::now_ms())?;
     let change = again(broker, caller, tx, row, version).await?;
     tell(caller, service.key(), frame);

@@ -1,26 +1,29 @@
-//! Secrets at rest: sealed under the broker's key before they are stored, opened only to be handed to the runner or to
+//! Secrets at rest: sealed under the mesh's key before they are stored, opened only to be handed to the runner or to
 //! be sealed again for another generation.
 //!
-//! The context binds mesh, service and generation, so a sealed value moved to another row does not open.
+//! Not here: the keys ([`crate::at_rest`]).
 
-use vault::{AtRestKey, OpenError, Sealed};
+use vault::Sealed;
 use wire::spec::Secrets;
 use wire::{Generation, ServiceKey};
+use zeroize::Zeroizing;
 
-use crate::store::StoredGeneration;
+use crate::at_rest::{AtRest, AtRestError, secrets_context};
+use crate::store::{StoredGeneration, Tx};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SealingError {
-    #[error("the sealed secrets do not open: {0}")]
-    Open(#[from] OpenError),
+    #[error(transparent)]
+    AtRest(#[from] AtRestError),
     /// Says nothing of the content.
     #[error("the opened secrets have an unknown form")]
     Form,
 }
 
 /// `None` when there is nothing to seal.
-pub(crate) fn seal(
-    at_rest: &AtRestKey,
+pub(crate) async fn seal(
+    at_rest: &AtRest,
+    tx: &mut Tx,
     key: &ServiceKey,
     generation: Generation,
     secrets: &Secrets,
@@ -28,37 +31,35 @@ pub(crate) fn seal(
     if *secrets == Secrets::default() {
         return Ok(None);
     }
-    let plain = zeroize_later(serde_json::to_vec(secrets).map_err(|_| SealingError::Form)?);
+    let plain = Zeroizing::new(serde_json::to_vec(secrets).map_err(|_| SealingError::Form)?);
     let generation = generation.to_string();
-    Ok(Some(at_rest.seal(&context(key, &generation), &plain)))
+    Ok(Some(at_rest.seal(tx, &key.mesh, &secrets_context(key, &generation), &plain).await?))
 }
 
-pub(crate) fn open(at_rest: &AtRestKey, stored: &StoredGeneration) -> Result<Secrets, SealingError> {
+pub(crate) async fn open(
+    at_rest: &AtRest,
+    tx: &mut Tx,
+    stored: &StoredGeneration,
+) -> Result<Secrets, SealingError> {
     let Some(sealed) = &stored.secrets else { return Ok(Secrets::default()) };
     let generation = stored.generation.to_string();
-    let plain = at_rest.open(&context(&stored.key, &generation), sealed)?;
+    let context = secrets_context(&stored.key, &generation);
+    let plain = at_rest.open(tx, &stored.key.mesh, &context, sealed).await?;
     serde_json::from_slice(&plain).map_err(|_| SealingError::Form)
-}
-
-fn context<'a>(key: &'a ServiceKey, generation: &'a str) -> [&'a str; 4] {
-    ["service-secrets", key.mesh.as_str(), key.name.as_str(), generation]
-}
-
-fn zeroize_later(bytes: Vec<u8>) -> zeroize::Zeroizing<Vec<u8>> {
-    zeroize::Zeroizing::new(bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use vault::AtRestKey;
     use wire::spec::{ServiceSpec, Source};
-    use wire::{MemberId, MeshId, Secret, ServiceName};
+    use wire::{MemberId, MeshId, PublicKey, Secret, ServiceName};
 
     use super::*;
+    use crate::store::{Store, StoreConfig};
 
-    fn stored(name: &str, generation: i64, secrets: Option<Sealed>) -> StoredGeneration {
-        let mesh = MeshId::parse(&"M".repeat(32)).expect("mesh");
+    fn stored(mesh: &MeshId, name: &str, generation: i64, secrets: Option<Sealed>) -> StoredGeneration {
         StoredGeneration {
-            key: ServiceKey { mesh, name: ServiceName::parse(name).expect("name") },
+            key: ServiceKey { mesh: mesh.clone(), name: ServiceName::parse(name).expect("name") },
             generation: Generation(generation),
             spec: ServiceSpec::of(Source::Npx { package: "p".into(), bin: None }),
             secrets,
@@ -69,24 +70,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn secrets_open_for_their_own_generation_only() {
-        let at_rest = AtRestKey::generate();
+    #[tokio::test]
+    async fn secrets_open_for_their_own_generation_only_and_none_are_not_sealed() {
+        let dir = tempfile::TempDir::new().expect("temp dir");
+        let url = format!("sqlite:{}", dir.path().join("broker.db").display());
+        let store = Store::open(StoreConfig { url, max_connections: 2 }).await.expect("opens");
+        let owner = |seed: &str| PublicKey::parse(&seed.repeat(32)).expect("key");
+        let mesh = crate::bootstrap(&store, "acme", &owner("ab"), "Olga").await.expect("mesh").mesh;
+        let other = crate::bootstrap(&store, "other", &owner("cd"), "Bo").await.expect("mesh").mesh;
+        let at_rest = AtRest::new(vec![AtRestKey::generate()]).expect("a root");
+        let mut tx = store.begin().await.expect("begins");
         let mut secrets = Secrets::default();
         secrets.env.insert("KEY".into(), Secret::new("hunter2"));
-        let row = stored("a", 3, None);
-        let sealed = seal(&at_rest, &row.key, row.generation, &secrets).expect("seals").expect("some");
+        let row = stored(&mesh, "a", 3, None);
+        let sealed = seal(&at_rest, &mut tx, &row.key, row.generation, &secrets).await;
+        let sealed = sealed.expect("seals").expect("some");
         assert!(!sealed.as_str().contains("hunter2"));
-        assert_eq!(open(&at_rest, &stored("a", 3, Some(sealed.clone()))).expect("opens"), secrets);
-        for moved in [stored("a", 4, Some(sealed.clone())), stored("b", 3, Some(sealed))] {
-            assert!(open(&at_rest, &moved).is_err());
+        let own = stored(&mesh, "a", 3, Some(sealed.clone()));
+        assert_eq!(open(&at_rest, &mut tx, &own).await.expect("opens"), secrets);
+        for (mesh, name, generation) in [(&mesh, "a", 4), (&mesh, "b", 3), (&other, "a", 3)] {
+            let moved = stored(mesh, name, generation, Some(sealed.clone()));
+            assert!(open(&at_rest, &mut tx, &moved).await.is_err());
         }
-    }
-
-    #[test]
-    fn no_secrets_are_not_sealed() {
-        let at_rest = AtRestKey::generate();
-        let row = stored("a", 1, None);
-        assert!(seal(&at_rest, &row.key, row.generation, &Secrets::default()).expect("ok").is_none());
+        let none = seal(&at_rest, &mut tx, &row.key, row.generation, &Secrets::default()).await;
+        assert!(none.expect("ok").is_none());
     }
 }

@@ -26,7 +26,7 @@ pub async fn update(
     let mut tx = broker.store.begin().await?;
     let row = present(&mut tx, service.key()).await?;
     let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
-    let version = Version { pin: None, ..version_of(broker, current)? };
+    let version = Version { pin: None, ..version_of(broker, &mut tx, current).await? };
     again(broker, caller, tx, row, version).await
 }
 
@@ -46,10 +46,10 @@ pub async fn rollback(
     let mut tx = broker.store.begin().await?;
     let row = present(&mut tx, service.key()).await?;
     let current = tx.generations().find(&row.key, row.target).await?.ok_or(DeployError::Conflict)?;
-    let current = version_of(broker, current)?;
+    let current = version_of(broker, &mut tx, current).await?;
     let earlier = tx.generations().list(&row.key).await?;
     for generation in earlier.into_iter().filter(|one| one.proven && one.generation < row.target) {
-        let mut version = version_of(broker, generation)?;
+        let mut version = version_of(broker, &mut tx, generation).await?;
         if !is_same(&version, &current) {
             version.spec.learn_until_ms = None;
             return again(broker, caller, tx, row, version).await;
@@ -58,8 +58,12 @@ pub async fn rollback(
     Err(DeployError::NoPrevious)
 }
 
-pub(super) fn version_of(broker: &Broker, generation: StoredGeneration) -> Result<Version, DeployError> {
-    let secrets = open_secrets(&broker.at_rest_key, &generation)?;
+pub(super) async fn version_of(
+    broker: &Broker,
+    tx: &mut Tx,
+    generation: StoredGeneration,
+) -> Result<Version, DeployError> {
+    let secrets = open_secrets(&broker.at_rest, tx, &generation).await?;
     Ok(Version { spec: generation.spec, secrets, pin: generation.pin, starts: true })
 }
 
@@ -80,5 +84,5 @@ pub(super) async fn again(
     let by = (row.latest.0, &caller.member, &row.scope);
     let generation = write(broker, &mut tx, &row.key, by, version).await?;
     commit(broker, &row.key.mesh, tx).await?;
-    Ok(Change::watch(broker, row.key, Goal::Serve(generation)).await)
+    Ok(Change::watch(broker, (row.key, caller.member.clone()), Goal::Serve(generation)).await)
 }

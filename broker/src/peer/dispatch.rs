@@ -179,6 +179,11 @@ impl Connection {
             "mcp_stop" => self.change(asked.clone(), hosting::stop(&asked, body(text)?).await?).await,
             "mcp_undeploy" => self.change(asked.clone(), hosting::undeploy(&asked, body(text)?).await?).await,
             "mcp_network" => self.change(asked.clone(), hosting::network(&asked, body(text)?).await?).await,
+            "mcp_consent_ask" => handlers::consent::ask(&asked, body(text)?).await,
+            "mcp_consent" => match handlers::consent::agree(&asked, body(text)?).await? {
+                Some(change) => self.change(asked, change).await,
+                None => Ok(()),
+            },
             "mcp_approve" => hosting::approve(&asked, body(text)?).await,
             "runner_status" => hosting::runner(&asked).await,
             "mcp_scope" => hosting::scope(&asked, body(text)?).await,

@@ -5,12 +5,15 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use wire::report::Reason;
-use wire::{Policy, ServiceKey};
+use wire::ServiceKey;
 
 use super::Reconciler;
-use super::plan::{Action, Wish};
+use super::plan::{Action, Told, Wish};
+use super::vault::RoundError;
 use super::work::{Applied, WorkError};
+use crate::callers;
 use crate::commit::commit_observed;
+use crate::deploy::Mark;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -19,6 +22,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 pub(super) enum Done {
     Action(Action, Result<Option<Box<Applied>>, WorkError>),
     Tidied(Result<(), WorkError>),
+    /// Of this link.
+    Round(u64, Result<(), RoundError>),
 }
 
 pub(super) struct Retry {
@@ -38,12 +43,14 @@ impl Reconciler {
                     Err(error) => self.failed(&action, &error).await,
                 }
             }
+            Ok(Done::Round(link, ended)) => self.went_round(link, ended),
             Ok(Done::Tidied(Ok(()))) => {}
             Ok(Done::Tidied(Err(error))) => tracing::warn!("nothing was tidied: {error}"),
             // A job that panicked leaves its service marked busy for ever otherwise.
             Err(error) => {
                 tracing::error!("an action ended abnormally: {error}");
                 self.busy.clear();
+                self.rounds.renew();
             }
         }
     }
@@ -54,7 +61,7 @@ impl Reconciler {
         self.broker.observed.set_trouble(key, None);
         match (action, applied) {
             (Action::Apply(..), Some(applied)) => {
-                self.remember_policy(key, applied.policy).await;
+                self.remember(key, applied.told).await;
                 self.report(applied.report).await;
             }
             (Action::Apply(..), None) => {}
@@ -72,13 +79,19 @@ impl Reconciler {
     }
 
     /// So that a restarted broker knows what the runner was told. When it can't be written, the runner is told once more.
-    async fn remember_policy(&mut self, key: &ServiceKey, policy: Policy) {
-        if self.applied.insert(key.clone(), policy) == Some(policy) {
+    async fn remember(&mut self, key: &ServiceKey, told: Told) {
+        let before = self.applied.insert(key.clone(), told);
+        // In doubt, the instance of a caller is given the same again, which changes nothing.
+        if before == Some(told) || !key.name.is_plain() {
             return;
         }
         let written = async {
             let mut tx = self.broker.store.begin().await?;
-            tx.policies().set_applied(key, policy).await?;
+            tx.policies().set_applied(key, told.policy).await?;
+            if before.is_none_or(|before| before.material != told.material) {
+                let material = told.material.map(Mark::to_hex);
+                tx.policies().set_material(key, material.as_deref()).await?;
+            }
             tx.commit().await
         };
         if let Err(error) = written.await {
@@ -93,7 +106,10 @@ impl Reconciler {
         }
         let deleted = async {
             let mut tx = self.broker.store.begin().await?;
-            tx.services().delete(key).await?;
+            match key.name.caller() {
+                Some(member) => drop(tx.callers().remove(&callers::service_of(key), &member).await?),
+                None => drop(tx.services().delete(key).await?),
+            }
             commit_observed(&self.broker, &key.mesh, tx).await
         };
         match deleted.await {

@@ -8,8 +8,10 @@ use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
 use wire::{ErrorCode, Generation, ServiceKey};
 
 use super::desired::Desired;
+use super::plan::Told;
 use super::{Reconciler, announce};
 use crate::commit::commit_observed;
+use crate::deploy::Mark;
 use crate::store::{FailedGeneration, StoreError};
 use crate::{approvals, audit, clock, describe};
 
@@ -40,6 +42,10 @@ impl Reconciler {
         }
         if self.is_synced && before.as_deref().and_then(phase) != phase(&now) {
             self.unsaved.insert(key.clone());
+            let has_secrets = self.wishes.get(&key).is_some_and(|desired| desired.material.is_some());
+            if has_secrets && phase(&now).is_some_and(|(_, phase)| phase == Phase::Ready) {
+                self.rounds.hurry();
+            }
             if let Some(serving) = &now.serving
                 && matches!(serving.phase, Phase::Backoff | Phase::CrashLoop)
             {
@@ -66,14 +72,16 @@ impl Reconciler {
     }
 
     fn judge(&self, key: &ServiceKey, desired: &Desired) -> Option<Judgement> {
-        if !matches!(desired.wish(), super::plan::Wish::Run { .. }) {
+        // The instance of a caller lists nothing of its own and proves nothing.
+        if !key.name.is_plain() || !matches!(desired.wish(), super::plan::Wish::Run { .. }) {
             return None;
         }
         let target = desired.row.target;
         let report = self.broker.observed.get(key)?;
         let of_target = |g: &&GenerationReport| g.generation == target;
         let failed = report.candidate.iter().chain(&report.serving).filter(of_target);
-        if let Some(failed) = failed.clone().find(|g| g.phase == Phase::Failed) {
+        // What waits for its secrets is not at fault: it starts once it may open them.
+        if let Some(failed) = failed.clone().find(|g| g.phase == Phase::Failed && !waits(g)) {
             let reason = failed.reason.clone().unwrap_or_else(|| Reason {
                 code: ErrorCode::ServiceFailed,
                 message: "it did not become ready".into(),
@@ -101,7 +109,7 @@ impl Reconciler {
         );
         let failed = FailedGeneration { generation, reason };
         // A proven target only fails by a name collision of new lists; it has no need to be replaced by itself.
-        let fallback = desired.fallback;
+        let fallback = desired.fallback.map(|turn| turn.generation);
         let written = async {
             let mut tx = self.broker.store.begin().await?;
             tx.services().record_failure(key, &failed, fallback, clock::now_ms()).await?;
@@ -191,7 +199,13 @@ impl Reconciler {
     pub(super) async fn recall(&mut self) {
         let read = async {
             let mut tx = self.broker.store.read().await?;
-            Ok::<_, StoreError>((tx.observed().list_all().await?, tx.policies().applied().await?))
+            let materials = tx.policies().materials().await?;
+            let told = |(key, policy)| {
+                let material = materials.get(&key).and_then(|text| Mark::parse(text));
+                (key, Told { policy, material })
+            };
+            let applied = tx.policies().applied().await?.into_iter().map(told).collect();
+            Ok::<_, StoreError>((tx.observed().list_all().await?, applied))
         };
         match read.await {
             Ok((reports, applied)) => {
@@ -229,6 +243,10 @@ impl Reconciler {
             Err(error) => self.store_failed(&error),
         }
     }
+}
+
+fn waits(seen: &GenerationReport) -> bool {
+    seen.reason.as_ref().is_some_and(|reason| reason.code.is_vault_wait())
 }
 
 fn phase(report: &ServiceReport) -> Option<(Generation, Phase)> {

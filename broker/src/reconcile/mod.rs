@@ -21,6 +21,7 @@ mod finish;
 mod judge;
 mod link;
 mod plan;
+mod vault;
 mod verdict;
 mod work;
 
@@ -34,12 +35,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wire::report::Lists;
 use wire::runner::{Health, Progress};
-use wire::{Policy, ServiceKey};
+use wire::ServiceKey;
 
 use self::desired::Wishes;
 use self::finish::{Done, Retry};
 use self::link::LinkNews;
-use self::plan::plan;
+use self::plan::{Told, plan};
+use self::vault::Rounds;
+use self::verdict::Sight;
 pub use self::verdict::{Goal, Verdict};
 use crate::app::Broker;
 use crate::audit;
@@ -134,12 +137,16 @@ struct Reconciler {
     busy: HashSet<ServiceKey>,
     retries: HashMap<ServiceKey, Retry>,
     unsaved: HashSet<ServiceKey>,
-    /// The policy under which the runner was last given each service.
-    applied: BTreeMap<ServiceKey, Policy>,
+    /// With what the runner was last given each service.
+    applied: BTreeMap<ServiceKey, Told>,
+    /// Services of which the runner does not have yet what it is to have.
+    behind: HashSet<ServiceKey>,
     /// Of the runner's present life.
     boot: String,
     unwritten: audit::Unwritten,
     wants_tidying: bool,
+    /// Of the runner's vault.
+    rounds: Rounds,
 }
 
 impl Reconciler {
@@ -159,9 +166,11 @@ impl Reconciler {
             retries: HashMap::new(),
             unsaved: HashSet::new(),
             applied: BTreeMap::new(),
+            behind: HashSet::new(),
             boot: String::new(),
             unwritten: audit::Unwritten::new(),
             wants_tidying: false,
+            rounds: Rounds::new(0),
         }
     }
 
@@ -200,6 +209,7 @@ impl Reconciler {
             return;
         }
         if self.is_synced {
+            self.go_round();
             self.judge_all().await;
             self.act();
         }
@@ -226,7 +236,7 @@ impl Reconciler {
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        self.retries.values().filter_map(|retry| retry.at).chain(self.read_again).min()
+        self.retries.values().filter_map(|retry| retry.at).chain(self.read_again).chain(self.rounds.next).min()
     }
 
     /// What is due is begun by the next `act`, if it is still wanted.
@@ -235,6 +245,7 @@ impl Reconciler {
         for retry in self.retries.values_mut().filter(|retry| retry.at.is_some_and(|at| at <= now)) {
             retry.at = None;
         }
+        self.rounds.pass(now);
         if self.read_again.is_some_and(|at| at <= now) {
             self.refresh().await;
         }
@@ -247,6 +258,7 @@ impl Reconciler {
                 self.hello = None;
                 self.named.clear();
                 self.lists.clear();
+                self.rounds.renew();
             }
             LinkNews::Lost => {
                 self.is_synced = false;
@@ -295,9 +307,14 @@ impl Reconciler {
 
     /// Begins every action that is due and whose service has none on its way.
     fn act(&mut self) {
+        if !self.rounds.is_told {
+            return;
+        }
         let wishes: BTreeMap<_, _> =
             self.wishes.iter().map(|(key, desired)| (key.clone(), desired.wish())).collect();
-        for action in plan(&wishes, &self.broker.observed.all(), &self.applied) {
+        let actions = plan(&wishes, &self.broker.observed.all(), &self.applied);
+        self.behind = actions.iter().map(|action| action.key().clone()).collect();
+        for action in actions {
             let waits = self.retries.get(action.key()).is_some_and(|retry| retry.at.is_some());
             if waits || !self.busy.insert(action.key().clone()) {
                 continue;
@@ -317,16 +334,28 @@ impl Reconciler {
 
     /// Tells everyone whose goal is reached, or can not be reached any more.
     fn answer(&mut self) {
-        let runner_away = !self.is_synced;
         for watch in std::mem::take(&mut self.watches) {
             let report = self.broker.observed.get(&watch.key);
             let desired = self.wishes.get(&watch.key);
-            match verdict::verdict(watch.goal, desired, report.as_deref(), runner_away) {
+            let sight = self.sight(&watch.key);
+            match verdict::verdict(watch.goal, desired, report.as_deref(), sight) {
                 Some(verdict) => drop(watch.verdict.send(verdict)),
                 // Whoever has gone does not wait any more.
                 None if watch.verdict.is_closed() => {}
                 None => self.watches.push(watch),
             }
+        }
+    }
+}
+
+impl Reconciler {
+    fn sight(&self, key: &ServiceKey) -> Sight {
+        if !self.is_synced {
+            Sight::Away
+        } else if !self.rounds.is_told || self.busy.contains(key) || self.behind.contains(key) {
+            Sight::Busy
+        } else {
+            Sight::Settled
         }
     }
 }

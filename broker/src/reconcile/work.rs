@@ -5,10 +5,11 @@
 use wire::report::{Reason, ServiceReport};
 use wire::runner::Apply;
 use wire::spec::Source;
-use wire::{ErrorCode, Generation, Policy, ServiceKey};
+use wire::{ErrorCode, Generation, ServiceKey};
 
-use super::plan::Action;
+use super::plan::{Action, Told};
 use crate::app::Broker;
+use crate::callers::{self, Given, MakeRoomError, Standing};
 use crate::deploy;
 use crate::runner::RunnerError;
 use crate::store::StoreError;
@@ -27,11 +28,23 @@ pub(super) enum WorkError {
     NoGeneration,
 }
 
+impl From<MakeRoomError> for WorkError {
+    fn from(error: MakeRoomError) -> Self {
+        match error {
+            MakeRoomError::NoRow => Self::NoGeneration,
+            MakeRoomError::Runner(error) => Self::Runner(error),
+            MakeRoomError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
 impl WorkError {
     /// Whether trying the same again may help. When not, somebody has to do something else.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Runner(error) => !matches!(error, RunnerError::Refused(_)),
+            // What a vault lacks is given to it some time.
+            Self::Runner(RunnerError::Refused(failure)) => failure.code.is_vault_wait(),
+            Self::Runner(_) => true,
             Self::Store(_) | Self::NoGeneration => true,
             Self::Secrets | Self::NoUpload => false,
         }
@@ -52,8 +65,8 @@ impl WorkError {
 /// A service that the runner took.
 pub(super) struct Applied {
     pub(super) report: ServiceReport,
-    /// Under which it was given to the runner.
-    pub(super) policy: Policy,
+    /// With what it was given to the runner.
+    pub(super) told: Told,
 }
 
 /// Answers what the runner says about an applied service.
@@ -62,17 +75,30 @@ pub(super) async fn carry_out(broker: &Broker, action: &Action) -> Result<Option
         Action::Apply(key, generation) => {
             apply(broker, key, *generation).await.map(|applied| Some(Box::new(applied)))
         }
-        Action::Stop(key) => Ok(broker.runner.remove(key, false).await.map(|()| None)?),
-        Action::Purge(key) => Ok(broker.runner.remove(key, true).await.map(|()| None)?),
+        Action::Stop(key) => remove(broker, key, false).await,
+        Action::Purge(key) => remove(broker, key, true).await,
     }
+}
+
+async fn remove(
+    broker: &Broker,
+    key: &ServiceKey,
+    purge: bool,
+) -> Result<Option<Box<Applied>>, WorkError> {
+    broker.callers.forget(key);
+    Ok(broker.runner.remove(key, purge).await.map(|()| None)?)
 }
 
 async fn apply(broker: &Broker, key: &ServiceKey, generation: Generation) -> Result<Applied, WorkError> {
     let mut tx = broker.store.read().await?;
-    let stored = tx.generations().find(key, generation).await?.ok_or(WorkError::NoGeneration)?;
+    let service = callers::service_of(key);
+    let stored = tx.generations().find(&service, generation).await?.ok_or(WorkError::NoGeneration)?;
     let mesh = tx.meshes().find(&key.mesh).await?.ok_or(WorkError::NoGeneration)?;
+    let material = deploy::material(&mut tx, &stored, None).await?;
+    let secrets = deploy::open_secrets(&broker.at_rest, &mut tx, &stored).await;
+    let secrets = secrets.map_err(|_| WorkError::Secrets)?;
     drop(tx);
-    let secrets = deploy::open_secrets(&broker.at_rest_key, &stored).map_err(|_| WorkError::Secrets)?;
+    let told = Told { policy: mesh.policy, material: material.as_ref().map(deploy::mark_of) };
     if let Source::Archive { sha256, .. } = &stored.spec.source {
         bring_archive(broker, key, sha256).await?;
     }
@@ -83,10 +109,16 @@ async fn apply(broker: &Broker, key: &ServiceKey, generation: Generation) -> Res
         pin: stored.pin,
         proven: stored.proven,
         policy: mesh.policy,
-        vault: wire::vault::Material::default(),
+        vault: material.unwrap_or_default(),
     };
+    if let Some(held) = &held {
+        callers::make_room(broker, key, held).await?;
+    }
     let report = broker.runner.apply(key, &apply).await?;
-    Ok(Applied { report, policy: mesh.policy })
+    if let Some(held) = held {
+        broker.callers.give(key, Given { generation, held });
+    }
+    Ok(Applied { report, told })
 }
 
 async fn bring_archive(broker: &Broker, key: &ServiceKey, sha256: &str) -> Result<(), WorkError> {

@@ -23,13 +23,14 @@ pub struct Egress<'t> {
 }
 
 const PUT: &str = "INSERT INTO egress_decision (mesh_id, name, boot, host, port, verdict, count, last_ms, sent_bytes, \
-    received_bytes) SELECT s.mesh_id, s.name, $3, $4, $5, $6, $7, $8, $9, $10 \
+    received_bytes, injected) SELECT s.mesh_id, s.name, $3, $4, $5, $6, $7, $8, $9, $10, $11 \
     FROM service s WHERE s.mesh_id = $1 AND s.name = $2 \
     ON CONFLICT (mesh_id, name, boot, host, port, verdict) DO UPDATE SET count = excluded.count, \
-    last_ms = excluded.last_ms, sent_bytes = excluded.sent_bytes, received_bytes = excluded.received_bytes \
-    WHERE egress_decision.count <= excluded.count AND egress_decision.sent_bytes <= excluded.sent_bytes \
-    AND egress_decision.received_bytes <= excluded.received_bytes";
-const OF: &str = "SELECT boot, host, port, verdict, count, last_ms, sent_bytes, received_bytes FROM egress_decision \
+    last_ms = excluded.last_ms, sent_bytes = excluded.sent_bytes, received_bytes = excluded.received_bytes, \
+    injected = excluded.injected WHERE egress_decision.count <= excluded.count AND egress_decision.sent_bytes <= excluded.sent_bytes \
+    AND egress_decision.received_bytes <= excluded.received_bytes AND egress_decision.injected <= excluded.injected";
+const OF: &str = "SELECT boot, host, port, verdict, count, last_ms, sent_bytes, received_bytes, injected \
+    FROM egress_decision \
     WHERE mesh_id = $1 AND name = $2";
 const FORGET_OLD: &str = "DELETE FROM egress_decision WHERE mesh_id = $1 AND name = $2 AND last_ms < $3";
 const FORGET_MANY: &str = "DELETE FROM egress_decision WHERE mesh_id = $1 AND name = $2 \
@@ -77,7 +78,8 @@ impl Egress<'_> {
                 count(decision.count),
                 decision.last_ms,
                 count(decision.sent_bytes),
-                count(decision.received_bytes)
+                count(decision.received_bytes),
+                count(decision.injected)
             )?;
             if known.insert(kind(decision)) && rows == 1 {
                 fresh.push(decision.clone());
@@ -108,11 +110,13 @@ pub fn summed(rows: impl IntoIterator<Item = Counted>, most: usize) -> Vec<Egres
             count: 0,
             sent_bytes: 0,
             received_bytes: 0,
+            injected: 0,
             ..decision.clone()
         });
         sum.count = sum.count.saturating_add(decision.count);
         sum.sent_bytes = sum.sent_bytes.saturating_add(decision.sent_bytes);
         sum.received_bytes = sum.received_bytes.saturating_add(decision.received_bytes);
+        sum.injected = sum.injected.saturating_add(decision.injected);
         sum.last_ms = sum.last_ms.max(decision.last_ms);
     }
     let by_time = |mut all: Vec<EgressDecision>| {
@@ -141,11 +145,12 @@ struct EgressRow {
     last_ms: i64,
     sent_bytes: i64,
     received_bytes: i64,
+    injected: i64,
 }
 
 impl EgressRow {
     fn read(self, place: &Place<'_>) -> Result<Counted, StoreError> {
-        let Self { boot, host, port, verdict, count, last_ms, sent_bytes, received_bytes } = self;
+        let Self { boot, host, port, verdict, count, last_ms, sent_bytes, received_bytes, injected } = self;
         let positive = |column, n: i64| u64::try_from(n).map_err(|_| place.broken(column));
         let decision = EgressDecision {
             host,
@@ -155,6 +160,7 @@ impl EgressRow {
             last_ms,
             sent_bytes: positive("sent_bytes", sent_bytes)?,
             received_bytes: positive("received_bytes", received_bytes)?,
+            injected: positive("injected", injected)?,
         };
         Ok(Counted { boot, decision })
     }
@@ -173,6 +179,7 @@ mod tests {
             last_ms,
             sent_bytes: count,
             received_bytes: 0,
+            injected: 0,
         };
         Counted { boot: boot.into(), decision }
     }

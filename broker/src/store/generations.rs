@@ -47,6 +47,8 @@ const INSERT: &str = "INSERT INTO generation (mesh_id, name, generation, spec, s
     deployed_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9)";
 const PROVE: &str = "UPDATE generation SET proven = 1, pin = COALESCE(pin, $4) \
     WHERE mesh_id = $1 AND name = $2 AND generation = $3 AND proven = 0";
+const SET_PIN: &str = "UPDATE generation SET pin = $4 \
+    WHERE mesh_id = $1 AND name = $2 AND generation = $3 AND pin IS NULL";
 const NEEDED: &str = "SELECT archive, pin FROM generation";
 const PRUNE: &str = "DELETE FROM generation WHERE mesh_id = $1 AND name = $2 \
     AND generation <= (SELECT latest FROM service WHERE mesh_id = $1 AND name = $2) - $3 \
@@ -81,6 +83,17 @@ impl Generations<'_> {
         let (mesh, name) = (key.mesh.as_str(), key.name.as_str());
         let row: Option<GenerationRow> = fetch_optional!(&mut *self.tx, PREVIOUS, mesh, name, before.0)?;
         row.map(StoredGeneration::try_from).transpose()
+    }
+
+    /// Fixes what an untried generation is made of. `false` when it has a pin already.
+    pub async fn set_pin(
+        &mut self,
+        key: &ServiceKey,
+        generation: Generation,
+        pin: &Pin,
+    ) -> Result<bool, StoreError> {
+        let (mesh, name) = (key.mesh.as_str(), key.name.as_str());
+        Ok(execute!(&mut *self.tx, SET_PIN, mesh, name, generation.0, to_json(pin))? == 1)
     }
 
     /// What the runner must keep, over all meshes.

@@ -10,34 +10,50 @@
 //! deploys, joins and changes of state, so the sync is not on the path of a call.
 
 mod approvals;
+mod callers;
+mod consents;
+mod dump;
 mod egress;
+mod entries;
 mod error;
 mod generations;
 mod invites;
+mod ledger;
 mod members;
+mod mesh_keys;
 mod meshes;
 mod migrate;
 mod open;
 mod policies;
 mod reports;
 mod row;
+mod runners;
 mod services;
 mod uploads;
+mod vault_keys;
 
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 pub use approvals::{Approval, Approvals};
+pub use callers::{CallerInstance, Callers};
+pub use consents::{Consents, KEPT_CONSENTS};
+pub use dump::{Dump, LoadError, Table};
 pub use egress::{Counted, Egress, KEPT_MS, KEPT_ROWS, summed};
+pub use entries::{Entries, EntryLine, Envelope, KEPT_VERSIONS};
 pub use error::StoreError;
 pub use generations::{Generations, StoredGeneration};
 pub use invites::{Invite, Invites};
+pub use ledger::{Act, ActKind, KEPT_LEDGER_MS, Ledger, Lines};
 pub use members::{Member, MemberChange, Members};
+pub use mesh_keys::{MeshKey, MeshKeys, SealedRow};
 pub use meshes::{Mesh, Meshes};
 pub use open::StoreConfig;
 pub use policies::Policies;
 pub use reports::{LastReport, Listing, Listings, Observations};
+pub use runners::{KnownRunner, Runners};
 pub use services::{Deploy, FailedGeneration, Service, Services, Wanted};
 pub use uploads::Uploads;
+pub use vault_keys::{StoredVaultKey, VaultKeys};
 
 /// An open database with the newest schema. Cheap to clone.
 #[derive(Clone)]
@@ -159,8 +175,46 @@ impl Tx {
         Egress { tx: self }
     }
 
+    /// All rows of a mesh.
+    pub fn dump(&mut self) -> Dump<'_> {
+        Dump { tx: self }
+    }
+
     pub fn uploads(&mut self) -> Uploads<'_> {
         Uploads { tx: self }
+    }
+
+    /// The vault's entries.
+    pub fn entries(&mut self) -> Entries<'_> {
+        Entries { tx: self }
+    }
+
+    /// What entries are sealed to, and which runners hold it.
+    pub fn vault_keys(&mut self) -> VaultKeys<'_> {
+        VaultKeys { tx: self }
+    }
+
+    pub fn runners(&mut self) -> Runners<'_> {
+        Runners { tx: self }
+    }
+
+    pub fn consents(&mut self) -> Consents<'_> {
+        Consents { tx: self }
+    }
+
+    /// What was opened, and what people did in the vault.
+    pub fn ledger(&mut self) -> Ledger<'_> {
+        Ledger { tx: self }
+    }
+
+    /// Instances of services that run as their caller.
+    pub fn callers(&mut self) -> Callers<'_> {
+        Callers { tx: self }
+    }
+
+    /// What this broker itself encrypts with.
+    pub fn mesh_keys(&mut self) -> MeshKeys<'_> {
+        MeshKeys { tx: self }
     }
 }
 

@@ -21,6 +21,9 @@ const APPLY: &str = "INSERT INTO applied_policy (mesh_id, name, min_isolation, m
     ON CONFLICT (mesh_id, name) DO UPDATE SET min_isolation = excluded.min_isolation, \
     min_release_age_s = excluded.min_release_age_s";
 
+const MATERIALS: &str = "SELECT mesh_id, name, material FROM applied_policy WHERE material IS NOT NULL";
+const SET_MATERIAL: &str = "UPDATE applied_policy SET material = $3 WHERE mesh_id = $1 AND name = $2";
+
 impl Policies<'_> {
     /// `false` when there is no such mesh.
     pub async fn set(&mut self, mesh: &MeshId, policy: Policy) -> Result<bool, StoreError> {
@@ -55,6 +58,23 @@ impl Policies<'_> {
         let (mesh, name, age) = (key.mesh.as_str(), key.name.as_str(), seconds(policy));
         Ok(execute!(&mut *self.tx, APPLY, mesh, name, policy.min_isolation.as_str(), age)? == 1)
     }
+
+    /// Fingerprints of the entries and consents with which the runner was last given each service; those without have none.
+    pub async fn materials(&mut self) -> Result<BTreeMap<ServiceKey, String>, StoreError> {
+        let rows: Vec<MaterialRow> = fetch_all!(&mut *self.tx, MATERIALS)?;
+        let read = |row: MaterialRow| {
+            let id = format!("{}/{}", row.mesh_id, row.name);
+            let place = Place { table: "applied_policy", id: &id };
+            Ok((place.key(&row.mesh_id, &row.name)?, row.material))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// After [`Policies::set_applied`]. `false` when the service is gone.
+    pub async fn set_material(&mut self, key: &ServiceKey, material: Option<&str>) -> Result<bool, StoreError> {
+        let (mesh, name) = (key.mesh.as_str(), key.name.as_str());
+        Ok(execute!(&mut *self.tx, SET_MATERIAL, mesh, name, material)? == 1)
+    }
 }
 
 pub(super) fn seconds(policy: Policy) -> i64 {
@@ -82,4 +102,11 @@ struct AppliedRow {
     name: String,
     min_isolation: String,
     min_release_age_s: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct MaterialRow {
+    mesh_id: String,
+    name: String,
+    material: String,
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use wire::{Scope, Tier};
+use wire::vault::RunAs;
+use wire::{EgressRule, Scope, Tier};
 
 use super::InMesh;
-use super::jail::{Place, place, tier};
+use super::jail::{Place, place, rule, tier};
 use crate::failure::Failure;
 use crate::units::{parse_cpus, parse_duration, parse_mib};
 
@@ -50,7 +51,8 @@ pub struct DeployArgs {
     /// An argument of the server; repeat it for several
     #[arg(long = "args", value_name = "ARG", allow_hyphen_values = true)]
     pub args: Vec<String>,
-    /// NAME=VALUE for the server; NAME alone takes the value from your environment
+    /// NAME=VALUE for the server; NAME alone takes the value from your environment; a VALUE of `$vault:KEY` or
+    /// `$vault:KEY:file:/secrets/NAME` is taken from your vault when the server starts
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// File of NAME=VALUE lines
@@ -83,6 +85,15 @@ pub struct DeployArgs {
     /// Let npm run the install scripts of packages
     #[arg(long)]
     pub allow_scripts: bool,
+    /// Whose vault entries it gets: deployer, or caller for an instance of each caller with their own [default: deployer]
+    #[arg(long, value_name = "WHO", value_parser = run_as)]
+    pub run_as: Option<RunAs>,
+    /// The process only gets a placeholder; the value goes into the headers of its requests to this host. Repeat it for several
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = rule)]
+    pub inject: Vec<EgressRule>,
+    /// Pass on results of its tools as they are, with the secrets that are in them
+    #[arg(long)]
+    pub unmasked_results: bool,
     /// Everybody in the mesh may see and call it
     #[arg(long, group = "audience")]
     pub mesh_wide: bool,
@@ -108,6 +119,14 @@ impl DeployArgs {
             _ if rules.is_empty() || rules.len() == self.network.len() => Ok(Some(rules)),
             _ => Err(Failure::user("--network none stands alone: it means nowhere")),
         }
+    }
+}
+
+fn run_as(text: &str) -> Result<RunAs, String> {
+    match text {
+        "deployer" => Ok(RunAs::Deployer),
+        "caller" => Ok(RunAs::Caller),
+        _ => Err("write deployer or caller".to_owned()),
     }
 }
 

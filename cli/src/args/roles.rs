@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use wire::egress::PrivateHost;
+use wire::vault::Custody;
 
 use crate::failure::Failure;
 use crate::units::parse_duration;
@@ -145,6 +146,20 @@ pub struct RunnerArgs {
     pub git_schemes: Vec<String>,
     #[command(flatten)]
     pub private: PrivateArgs,
+    /// How the runner's own key is kept: split (a file, and a key for it from the broker), file (a file, and a key for it
+    /// from the system), memory (nowhere: after a restart the mesh's owner trusts it again)
+    #[arg(
+        long,
+        env = "CLAUDEMESH_RUNNER_CUSTODY",
+        value_name = "HOW",
+        default_value = "split",
+        value_parser = custody,
+        hide_env_values = true
+    )]
+    pub custody: Custody,
+    /// File that holds the boot key of custody `file`, 64 hex digits; else the systemd credential `claudemesh-boot-key`
+    #[arg(long, env = "CLAUDEMESH_RUNNER_BOOT_KEY_FILE", value_name = "FILE")]
+    pub boot_key_file: Option<PathBuf>,
     /// Log as JSON lines
     #[arg(long, env = "CLAUDEMESH_JSON_LOGS")]
     pub json_logs: bool,
@@ -157,6 +172,15 @@ pub struct RunnerArgs {
 pub enum ListenArg {
     Unix(PathBuf),
     Tcp(SocketAddr),
+}
+
+fn custody(text: &str) -> Result<Custody, String> {
+    match text {
+        "split" => Ok(Custody::Split),
+        "file" => Ok(Custody::File),
+        "memory" => Ok(Custody::Memory),
+        _ => Err("write split, file or memory".to_owned()),
+    }
 }
 
 impl FromStr for ListenArg {

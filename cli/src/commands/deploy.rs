@@ -6,13 +6,14 @@ use client::{ClientError, Connection, Membership};
 use serde::Serialize;
 use wire::peer::Body;
 use wire::peer::hosting::{
-    McpDeployStatus, McpRollback, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
+    McpDeploy, McpDeployStatus, McpRollback, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
     ServiceStatus,
 };
 use wire::spec::Pin;
 use wire::{ServiceName, Tier};
 
 use super::card::scope_words;
+use super::consent::{Asked, settle};
 use super::follow::{Progress, to_the_end};
 use super::tools::example_call;
 use crate::archive;
@@ -36,13 +37,24 @@ pub async fn deploy(here: &Here, args: &DeployArgs) -> Result<(), Failure> {
         Wanted::Npx { .. } | Wanted::Uvx { .. } | Wanted::Git { .. } => None,
     };
     let frame = settings::frame(args, &wanted, upload)?;
+    let asked = asked(here, &frame)?;
     let connection = here.connect().await?;
     let shown = match follow(here, &connection, &args.name, &frame).await {
-        Ok(status) => show_running(here, &connection, &status).await,
+        Ok(status) => match settle(here, &connection, &args.name, status, &asked).await {
+            Ok(status) => show_running(here, &connection, &status).await,
+            Err(failure) => Err(failure),
+        },
         Err(failure) => Err(failure),
     };
     connection.close().await;
     shown
+}
+
+/// The frame as the broker has to understand it, to hold against what it wants signed.
+fn asked(here: &Here, frame: &McpDeploy) -> Result<Asked, Failure> {
+    let new = broker::NewService::read(frame.clone(), &here.entry()?.pubkey)
+        .map_err(|e| Failure::of_code(e.code(), e.to_string()))?;
+    Ok(Asked::Service { spec: Box::new(new.spec), network: new.network })
 }
 
 async fn upload_folder(here: &Here, path: &Path) -> Result<String, Failure> {
@@ -58,7 +70,7 @@ async fn upload(here: &Here, bytes: Vec<u8>) -> Result<String, Failure> {
     Ok(client::http::upload(&membership, bytes.into()).await?.file_id)
 }
 
-async fn follow<B: Body + Serialize>(
+pub async fn follow<B: Body + Serialize>(
     here: &Here,
     connection: &Connection,
     name: &str,
@@ -134,12 +146,16 @@ async fn show_running(here: &Here, connection: &Connection, status: &McpDeploySt
 }
 
 pub fn pin_words(pin: &Pin) -> String {
-    let version = match pin.kind.as_str() {
-        "git" | "archive" => brief_hash(&pin.version),
-        _ => brief(&pin.version, 40),
+    pin_text(&pin.kind, &pin.name, &pin.version)
+}
+
+pub fn pin_text(kind: &str, name: &str, version: &str) -> String {
+    let version = match kind {
+        "git" | "archive" => brief_hash(version),
+        _ => brief(version, 40),
     };
-    let joint = if matches!(pin.kind.as_str(), "git" | "archive") { " @ " } else { "@" };
-    format!("{} {}{joint}{version}", plain_line(&pin.kind), brief(&pin.name, 100))
+    let joint = if matches!(kind, "git" | "archive") { " @ " } else { "@" };
+    format!("{} {}{joint}{version}", plain_line(kind), brief(name, 100))
 }
 
 fn brief_hash(hash: &str) -> String {
@@ -155,10 +171,13 @@ pub async fn change<B: Body + Serialize>(
     here: &Here,
     name: &str,
     frame: &B,
-    word: &str,
+    (asked, word): (Asked, &str),
 ) -> Result<(), Failure> {
     let connection = here.connect().await?;
-    let done = follow(here, &connection, name, frame).await;
+    let done = match follow(here, &connection, name, frame).await {
+        Ok(status) => settle(here, &connection, name, status, &asked).await,
+        Err(failure) => Err(failure),
+    };
     connection.close().await;
     let status = done?;
     if here.out.json {
@@ -173,23 +192,23 @@ pub async fn change<B: Body + Serialize>(
 }
 
 pub async fn update(here: &Here, name: String) -> Result<(), Failure> {
-    change(here, &name.clone(), &McpUpdate { server_name: name }, "is up to date").await
+    change(here, &name.clone(), &McpUpdate { server_name: name }, (Asked::Update, "is up to date")).await
 }
 
 pub async fn rollback(here: &Here, name: String) -> Result<(), Failure> {
-    change(here, &name.clone(), &McpRollback { server_name: name }, "is back at the version before").await
+    change(here, &name.clone(), &McpRollback { server_name: name }, (Asked::Earlier, "is back at the version before")).await
 }
 
 pub async fn start(here: &Here, name: String) -> Result<(), Failure> {
-    change(here, &name.clone(), &McpStart { server_name: name }, "is running").await
+    change(here, &name.clone(), &McpStart { server_name: name }, (Asked::Same, "is running")).await
 }
 
 pub async fn stop(here: &Here, name: String) -> Result<(), Failure> {
-    change(here, &name.clone(), &McpStop { server_name: name }, "is stopped").await
+    change(here, &name.clone(), &McpStop { server_name: name }, (Asked::Same, "is stopped")).await
 }
 
 pub async fn remove(here: &Here, name: String) -> Result<(), Failure> {
-    change(here, &name.clone(), &McpUndeploy { server_name: name }, "is removed").await
+    change(here, &name.clone(), &McpUndeploy { server_name: name }, (Asked::Same, "is removed")).await
 }
 
 #[cfg(test)]

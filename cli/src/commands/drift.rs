@@ -86,7 +86,7 @@ pub fn words(drift: &Drift, limit: Option<usize>) -> String {
     [bold(&head)].into_iter().chain(changes).collect::<Vec<_>>().join("\n")
 }
 
-fn change_words(change: &DriftChange, limit: Option<usize>) -> String {
+pub fn change_words(change: &DriftChange, limit: Option<usize>) -> String {
     let what = match (&change.before, &change.after) {
         (None, _) => "new",
         (_, None) => "gone",

@@ -1,10 +1,11 @@
 //! `invite` and `join`.
 
 use client::invite::{InviteDraft, link, new_root_key, read_link, token};
+use client::config::VaultTrust;
 use client::{BrokerAddress, Config, Identity, MeshEntry};
 use serde::Serialize;
 use wire::peer::mesh::{InviteCreate, InviteCreated, InvitePreset};
-use wire::{ErrorCode, MemberId, MeshId};
+use wire::{ErrorCode, MemberId, MeshId, PublicKey};
 
 use super::ask;
 use super::people::parse_groups;
@@ -128,6 +129,8 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let (token, payload) = read_link(&args.link).map_err(|e| Failure::user(e.to_string()))?;
     let mesh_id =
         MeshId::parse(&payload.mesh_id).map_err(|e| Failure::user(format!("the invite is damaged: {e}")))?;
+    let owner = PublicKey::parse(&payload.owner_pubkey)
+        .map_err(|e| Failure::user(format!("the invite is damaged: {e}")))?;
     let broker = BrokerAddress::parse(&payload.broker_url)?;
     let mut config = here.config()?;
     let known = config.meshes.iter().find(|mesh| mesh.mesh_id == mesh_id).cloned();
@@ -140,6 +143,7 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let joined = client::http::join(&broker, &token, &payload, &identity, &name).await?;
     let member_id = MemberId::parse(&joined.member_id)
         .map_err(|e| Failure::platform(format!("the broker answered with an odd member id: {e}")))?;
+    let vault = trust(known.as_ref(), owner)?;
     let slug = known.as_ref().map_or(payload.mesh_slug.clone(), |entry| entry.slug.clone());
     let entry = config.put(MeshEntry {
         mesh_id,
@@ -151,6 +155,7 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
         broker_url: broker.socket().to_owned(),
         joined_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         root_key: Some(payload.mesh_root_key.clone()),
+        vault,
         other: known.map(|entry| entry.other).unwrap_or_default(),
     });
     let entry = entry.clone();
@@ -165,6 +170,20 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     here.out.line(format!("{word} {}", plain_line(&entry.slug)));
     here.out.remark(format!("see what it offers: claudemesh ls --mesh {}", plain_line(&entry.slug)));
     Ok(())
+}
+
+/// A later invite does not talk us out of whom we know, nor of the keys that we have seen.
+fn trust(known: Option<&MeshEntry>, owner: PublicKey) -> Result<VaultTrust, Failure> {
+    match known.map(|entry| &entry.vault) {
+        Some(trust) if trust.owner.as_ref().is_some_and(|known| *known != owner) => {
+            let message = "the invite names another owner of this mesh than you know";
+            Err(Failure::of_code(ErrorCode::VaultKeyUnproven, message).with_cure(
+                "One of the two is forged: ask the owner. To start anew, take the mesh out of config.json.",
+            ))
+        }
+        Some(trust) if trust.owner.is_some() => Ok(trust.clone()),
+        _ => Ok(VaultTrust::of_owner(owner)),
+    }
 }
 
 pub fn display_name(given: Option<&str>, config: &Config) -> String {

@@ -2,6 +2,7 @@
 
 mod call;
 mod card;
+mod consent;
 mod deploy;
 mod doctor;
 mod drift;
@@ -13,6 +14,8 @@ mod people;
 mod policy;
 mod services;
 mod tools;
+mod trust;
+mod vault;
 mod why;
 
 pub use invite::display_name;
@@ -46,6 +49,13 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
         Command::Stop(args) => deploy::stop(here, args.name).await?,
         Command::Start(args) => deploy::start(here, args.name).await?,
         Command::Rm(args) => deploy::remove(here, args.name).await?,
+        Command::Vault(args) => vault::vault(here, &args.act).await?,
+        Command::Consent(args) => consent::consent(here, &args.service.name, args.yes).await?,
+        Command::Key(args) => trust::key(here, args.act).await?,
+        Command::Runner(args) => match &args.act {
+            Some(act) => trust::runner(here, act).await?,
+            None => return Err(Failure::platform("a role is not a command")),
+        },
         Command::Invite(args) => invite::invite(here, &args).await?,
         Command::Join(args) => invite::join(here, &args).await?,
         Command::Peers(_) => people::peers(here).await?,
@@ -53,7 +63,7 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
         Command::Member(args) => people::member(here, &args).await?,
         Command::Doctor(args) => return doctor::doctor(here, &args).await,
         Command::Version => version(here)?,
-        Command::Up(_) | Command::Down(_) | Command::Broker(_) | Command::Runner(_) => {
+        Command::Up(_) | Command::Down(_) | Command::Broker(_) => {
             return Err(Failure::platform("a role is not a command"));
         }
     }

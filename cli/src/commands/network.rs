@@ -6,6 +6,7 @@ use wire::peer::trust::McpNetwork;
 use wire::report::Verdict;
 
 use super::ask;
+use super::consent::Asked;
 use super::deploy::{change, count};
 use crate::args::{LearnArgs, RulesArgs};
 use crate::failure::Failure;
@@ -17,13 +18,16 @@ use crate::units;
 pub async fn allow(here: &Here, args: &RulesArgs) -> Result<(), Failure> {
     let frame =
         McpNetwork { server_name: args.name.clone(), allow: texts(&args.rules), ..McpNetwork::default() };
-    change(here, &args.name, &frame, &format!("may now connect to {}", texts(&args.rules).join(", "))).await
+    let asked = Asked::Network { allow: args.rules.clone(), deny: Vec::new(), learn_minutes: None };
+    let word = format!("may now connect to {}", texts(&args.rules).join(", "));
+    change(here, &args.name, &frame, (asked, &word)).await
 }
 
 pub async fn deny(here: &Here, args: &RulesArgs) -> Result<(), Failure> {
     let frame =
         McpNetwork { server_name: args.name.clone(), deny: texts(&args.rules), ..McpNetwork::default() };
-    change(here, &args.name, &frame, &format!("has lost {}", texts(&args.rules).join(", "))).await
+    let asked = Asked::Network { allow: Vec::new(), deny: args.rules.clone(), learn_minutes: None };
+    change(here, &args.name, &frame, (asked, &format!("has lost {}", texts(&args.rules).join(", ")))).await
 }
 
 fn texts(rules: &[EgressRule]) -> Vec<String> {
@@ -38,15 +42,16 @@ pub async fn learn(here: &Here, args: &LearnArgs) -> Result<(), Failure> {
     let minutes = if args.stop { 0 } else { args.minutes };
     let frame =
         McpNetwork { server_name: name.clone(), learn_minutes: Some(minutes), ..McpNetwork::default() };
+    let asked = Asked::Network { allow: Vec::new(), deny: Vec::new(), learn_minutes: Some(minutes) };
     if args.stop {
-        return change(here, name, &frame, "is no longer being learned, and keeps its list").await;
+        return change(here, name, &frame, (asked, "is no longer being learned, and keeps its list")).await;
     }
     here.out.remark(format!(
         "warning: for {} {name} may send what it knows to any public host (ports 80 and 443)",
         count(minutes as usize, "minute")
     ));
-    change(here, name, &frame, &format!("is being learned for {}", count(minutes as usize, "minute")))
-        .await?;
+    let word = format!("is being learned for {}", count(minutes as usize, "minute"));
+    change(here, name, &frame, (asked, &word)).await?;
     here.out.remark(format!("use it now, then: claudemesh learn {name} --accept (or --stop)"));
     Ok(())
 }
@@ -89,7 +94,9 @@ async fn accept(here: &Here, name: &str, yes: bool) -> Result<(), Failure> {
         // An end that has passed is no learning that could be ended.
         learn_minutes: found.service.learning_until.is_some().then_some(0),
     };
-    change(here, name, &frame, &word).await
+    let allow = proposal.rules.into_iter().map(|learned| learned.rule).collect();
+    let asked = Asked::Network { allow, deny: Vec::new(), learn_minutes: frame.learn_minutes };
+    change(here, name, &frame, (asked, &word)).await
 }
 
 /// What the learning proposes for the list.

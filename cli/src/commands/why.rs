@@ -172,6 +172,7 @@ mod tests {
             last_ms: 0,
             sent_bytes: 0,
             received_bytes: 0,
+            injected: 0,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The long-lived roles: `up`, `broker`, `runner`, and `down`, which ends the first.
 
+mod asked;
 mod broker;
 mod data;
 mod down;
@@ -9,6 +10,7 @@ mod runner;
 mod runner_child;
 mod up;
 
+pub use asked::RunnerAt;
 pub use broker::broker;
 pub use data::DataFolder;
 pub use down::down;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use broker::Bootstrapped;
-use client::config::{private_folder, write_private};
+use client::config::{VaultTrust, private_folder, write_private};
 use client::{Config, Identity, MeshEntry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use wire::{MeshId, PublicKey, Secret};
@@ -117,8 +117,14 @@ impl OwnerFiles {
             || chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
             |known| known.joined_at.clone(),
         );
+        let before = owner.known.as_ref().filter(|known| known.mesh_id == mesh_id);
+        let vault = VaultTrust {
+            owner: Some(owner.pubkey.clone()),
+            ..before.map(|known| known.vault.clone()).unwrap_or_default()
+        };
         let entry = config
             .put(MeshEntry {
+                vault,
                 mesh_id: mesh_id.clone(),
                 member_id,
                 slug: owner.known.as_ref().map_or(slug, |known| known.slug.clone()),

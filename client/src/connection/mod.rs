@@ -122,7 +122,19 @@ impl Connection {
         B: Body + Serialize,
         R: Body + DeserializeOwned,
     {
-        self.ask(body, REQUEST_DEADLINE, false).await?.read()
+        self.request_within(REQUEST_DEADLINE, body).await
+    }
+
+    /// [`Connection::request`], for what takes long.
+    ///
+    /// # Errors
+    /// As [`Connection::request`].
+    pub async fn request_within<B, R>(&self, deadline: Duration, body: &B) -> Result<R, ClientError>
+    where
+        B: Body + Serialize,
+        R: Body + DeserializeOwned,
+    {
+        self.ask(body, deadline, false).await?.read()
     }
 
     /// Calls a tool. Arguments and result stay raw JSON, byte for byte. Dropping the future cancels the call.

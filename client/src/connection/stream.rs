@@ -62,7 +62,7 @@ pub enum DeployEvent {
     /// Accepted, or further on its way.
     Status(McpDeployStatus),
     Progress(McpDeployProgress),
-    /// The last event: `running`, `stopped` or `failed`.
+    /// The last event: `running`, `stopped`, `failed` or `awaiting_consent`.
     Done(McpDeployStatus),
 }
 
@@ -81,7 +81,8 @@ impl DeployStream {
             return frame.read().map(DeployEvent::Progress);
         }
         let status: McpDeployStatus = frame.read()?;
-        let is_last = matches!(status.status.as_str(), "running" | "stopped" | "failed" | "crashed");
+        let last = ["running", "stopped", "failed", "crashed", "awaiting_consent"];
+        let is_last = last.contains(&status.status.as_str());
         Ok(if is_last { DeployEvent::Done(status) } else { DeployEvent::Status(status) })
     }
 }

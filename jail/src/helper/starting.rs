@@ -19,7 +19,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::getsockname;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, ForkResult, Pid};
-use zeroize::Zeroizing;
 
 use super::{Outbox, Prepared};
 use crate::frame::{self, FrameError, Inbox, MAX_SPEC};
@@ -27,6 +26,7 @@ use crate::identity::Identity;
 use crate::light::Light;
 use crate::process::{Process, oom_kills};
 use crate::report::{Report, Step};
+use crate::secret;
 use crate::server::{self, BEFORE_EXEC, Confinement, SetupError, become_server};
 use crate::spec::JailSpec;
 use crate::standing::{Groups, Rank};
@@ -211,10 +211,12 @@ fn receive(control: &UnixStream) -> Result<(JailSpec, [OwnedFd; 3]), SetupError>
             None,
         )
     };
-    let mut body = Zeroizing::new(vec![0; frame::body_length(head, MAX_SPEC).map_err(bad)?]);
+    let mut body = vec![0; frame::body_length(head, MAX_SPEC).map_err(bad)?];
     let mut control = control;
     control.read_exact(&mut body).map_err(lost)?;
-    Ok((frame::decode_body(&body).map_err(bad)?, stdio))
+    let mut spec: JailSpec = frame::decode_body(&body).map_err(bad)?;
+    secret::receive(&mut spec, control).map_err(lost)?;
+    Ok((spec, stdio))
 }
 
 fn receive_head(control: &UnixStream) -> Result<([u8; 4], [OwnedFd; 3]), SetupError> {

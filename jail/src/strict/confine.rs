@@ -45,6 +45,8 @@ fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> 
         | AccessFs::Truncate;
     // Its own files, but neither device nodes nor a way to talk to one.
     let write = AccessFs::from_all(MOST) & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    // Those that are not there are passed over; the files themselves have left the spec.
+    let secrets = crate::secret::DIRECTORIES;
     let own = spec.own_directories().into_iter().chain(PRIVATE.map(Path::new));
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -60,6 +62,7 @@ fn enforce(spec: &JailSpec, view: &View) -> Result<RulesetStatus, RulesetError> 
         .add_rules(path_beneath_rules(["/proc"], AccessFs::ReadFile | AccessFs::ReadDir))?
         .add_rules(path_beneath_rules(["/dev"], device))?
         .add_rules(path_beneath_rules(own, write))?
+        .add_rules(path_beneath_rules(secrets, AccessFs::ReadFile | AccessFs::ReadDir))?
         .restrict_self()?;
     Ok(status.ruleset)
 }

@@ -102,7 +102,7 @@ fn await_go(mut tie: &UnixStream) -> Result<(), Errno> {
 }
 
 fn construct(
-    spec: &JailSpec,
+    spec: &mut JailSpec,
     view: &View,
     identity: Identity,
     (progress, tie): (&mut PipeWriter, &UnixStream),
@@ -124,6 +124,8 @@ fn construct(
     server::done(progress, Step::Devices);
     root.add_proc(&sources)?;
     server::done(progress, Step::Proc);
+    root.add_secrets(&mut spec.secret_files)?;
+    server::done(progress, Step::Secrets);
     root.enter()?;
     server::done(progress, Step::Pivot);
     Ok(())

@@ -1,13 +1,13 @@
 //! The new root: what is in it, and how it takes the old one's place.
 //!
-//! Here: tmpfs, binds, devices, `/proc`, pivot. Not here: what is bound (see [`crate::sources`]).
+//! Here: tmpfs, binds, devices, `/proc`, files of secrets, pivot. Not here: what is bound (see [`crate::sources`]).
 //! Invariant: everything that is attached is nosuid, and nodev but for the five device nodes; what is not `home`, `tmp`,
 //! `writable` or a private memory file system is read-only when the old root is let go.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use nix::unistd::{chdir, fchdir, pivot_root};
 
 use crate::identity::Identity;
 use crate::report::Step;
+use crate::secret::{self, SecretFile};
 use crate::server::{SetupError, build};
 use crate::sources::{Link, Source, Sources};
 use crate::spec::JailSpec;
@@ -164,6 +165,30 @@ impl Root {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(build(Step::Proc, path.display(), errno)),
             }
+        }
+        Ok(())
+    }
+
+    /// On a ramfs, whose pages are never swapped out as those of a tmpfs may be; nobody can add to it once it is read-only.
+    /// The files are the service's, as this process has its uid. Nothing of them stays in this memory.
+    pub(super) fn add_secrets(&self, files: &mut Vec<SecretFile>) -> Result<(), SetupError> {
+        let directories: Vec<_> = secret::directories(files).map(Path::new).collect();
+        let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        for path in &directories {
+            directory(path, Step::Secrets)?;
+            mount(Some("ramfs"), &staged(path), Some("ramfs"), locked, Some("mode=500"))
+                .map_err(|errno| build(Step::Secrets, path.display(), errno))?;
+        }
+        for file in files.drain(..) {
+            let made =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(staged(&file.path));
+            made.and_then(|mut made| made.write_all(&file.bytes))
+                .map_err(|error| build(Step::Secrets, file.path.display(), raw(&error)))?;
+        }
+        for path in directories {
+            let failed = |errno| build(Step::Secrets, path.display(), errno);
+            let place = self.open(path).map_err(failed)?;
+            restrict_mount(&place, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC).map_err(failed)?;
         }
         Ok(())
     }

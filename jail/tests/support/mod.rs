@@ -129,6 +129,7 @@ pub fn spec(argv: Vec<String>, dir: &Path) -> (JailSpec, String) {
         limits: Limits::default(),
         isolation: if is_strict() { Isolation::Strict(view()) } else { Isolation::Light(light_view()) },
         cgroups: vec![],
+        secret_files: vec![],
     };
     (spec, mark)
 }

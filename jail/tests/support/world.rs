@@ -125,7 +125,7 @@ impl World {
         if nix::unistd::getuid().is_root() {
             command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
         }
-        command.args(["--", program]).arg(file).env_clear().envs(spec.env);
+        command.args(["--", program]).arg(file).env_clear().envs(spec.env.clone());
         command.env("HOME", &home).env("TMPDIR", &home).stdin(Stdio::null()).stdout(Stdio::piped());
         let output = command.spawn().and_then(|child| child.wait_with_output()).expect("a probe");
         String::from_utf8(output.stdout).expect("text")

@@ -8,6 +8,7 @@ mod failure;
 mod rpc;
 mod services;
 mod store;
+mod vault;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +19,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 use wire::runner::Health;
@@ -70,6 +71,10 @@ pub fn router(app: Arc<App>, token: Option<Secret>) -> Router {
         // axum answers HEAD with the GET handler, without its body.
         .route("/v1/blobs/{sha256}", get(store::has_blob).put(store::put_blob))
         .route("/v1/artefacts/retain", post(store::retain))
+        .route("/v1/vault", get(vault::show))
+        .route("/v1/vault/boot-key", put(vault::unlock))
+        .route("/v1/vault/meshes/{mesh}", put(vault::hold))
+        .route("/v1/vault/openings", get(vault::openings))
         .route("/v1/shutdown", post(services::shutdown))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(limit))

@@ -14,8 +14,8 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use wire::ErrorCode;
 use wire::runner::{Failure, RpcLine};
+use wire::{ErrorCode, PublicKey};
 
 use super::failure::{ApiError, parse};
 use super::{App, Key};
@@ -38,6 +38,8 @@ struct Rpc<'a> {
     deadline_ms: u64,
     #[serde(default)]
     events: bool,
+    #[serde(default)]
+    caller: Option<PublicKey>,
 }
 
 pub async fn call(State(app): State<Arc<App>>, Key(key): Key, body: Bytes) -> Result<Response, ApiError> {
@@ -50,6 +52,7 @@ pub async fn call(State(app): State<Arc<App>>, Key(key): Key, body: Bytes) -> Re
     let ask = Ask {
         method: &rpc.method,
         params: rpc.params.map(RawValue::get),
+        caller: rpc.caller.as_ref(),
         events: None,
         deadline: deadline_in(rpc.deadline_ms),
     };
@@ -73,7 +76,8 @@ fn with_events(
         let rpc: Rpc<'_> = serde_json::from_slice(&body).expect("the handler has read it");
         let params = rpc.params.map(RawValue::get);
         let deadline = deadline_in(rpc.deadline_ms);
-        service.bell.ask(Ask { method: &rpc.method, params, events: Some(sink), deadline }).await
+        let caller = rpc.caller.as_ref();
+        service.bell.ask(Ask { method: &rpc.method, params, caller, events: Some(sink), deadline }).await
     });
     until_answered(answer, events)
 }

@@ -1,6 +1,7 @@
 //! The runner on its own, for tests and for trying things: `runner-dev DATA SOCKET [name=milliseconds]…`.
 //!
-//! Names: `start`, `ping`, `pong`, `sample`, `orphan`; besides, `tier=light` and `cgroups=off`. As `runner-dev jail` it is
+//! Names: `start`, `ping`, `pong`, `sample`, `orphan`; besides, `tier=light`, `cgroups=off`, `custody=file` or
+//! `custody=memory`, and `boot_key=FILE`. As `runner-dev jail` it is
 //! the jail helper.
 
 use std::process::ExitCode;
@@ -33,9 +34,12 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         match setting.as_str() {
             "tier=light" => config.strongest = wire::Tier::Light,
             "cgroups=off" => config.use_cgroups = false,
+            "custody=file" => config.custody = wire::vault::Custody::File,
+            "custody=memory" => config.custody = wire::vault::Custody::Memory,
+            _ if name == "boot_key" => config.boot_key_file = Some(ms.into()),
             _ => {}
         }
-        if matches!(name, "tier" | "cgroups") {
+        if matches!(name, "tier" | "cgroups" | "custody" | "boot_key") {
             continue;
         }
         let time = Duration::from_millis(ms.parse()?);

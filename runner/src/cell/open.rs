@@ -82,7 +82,7 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
     let made_tmp =
         (tier == Tier::Light && order.tmp.is_none()).then(|| cells.data.join("tmp").join(number.to_string()));
     let group = cells
-        .group(&format!("{}-{number}", order.name), &limits)
+        .group(&group_name(&order.name, number), &limits)
         .map_err(|e| broken(format!("its control group could not be made: {e}")))?
         .map(Arc::new);
     let (exe, data, tmp) = (cells.exe.clone(), cells.data.clone(), made_tmp.clone());
@@ -119,6 +119,11 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
     let milli_cpus = limits.milli_cpus;
     let last_events = OnceLock::new();
     Ok(Cell { orders, life, helper_pid, tier, milli_cpus, group, last_events, tmp: made_tmp, tasks })
+}
+
+/// Names of groups have no dot; that of a caller's instance has one. The number tells cells apart.
+fn group_name(name: &str, number: u64) -> String {
+    format!("{}-{number}", name.replace('.', "-"))
 }
 
 fn spawn(

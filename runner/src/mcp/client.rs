@@ -13,11 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wire::ErrorCode;
 
 use super::frame::{self, NotAnObject};
+use crate::masking::Masking;
 
 /// Bytes of requests that may wait for a server that does not read.
 const QUEUED_BYTES: usize = 64 << 20;
 
-/// The `result` or `error` member of the server's response, as it came.
+/// The `result` or `error` member of the server's response, as it came but for secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     Result(Bytes),
@@ -98,6 +99,7 @@ pub struct Client(Arc<Shared>);
 pub(super) struct Shared {
     /// Random, so that a server can not guess the id of a question it was not asked.
     pub prefix: String,
+    pub masking: Masking,
     orders: mpsc::UnboundedSender<Order>,
     places: Arc<Semaphore>,
     n_places: usize,
@@ -126,9 +128,15 @@ fn random_number() -> u64 {
 impl Shared {
     // The channel needs no bound of its own: calls are bounded by `places`, and our own requests
     // are a handful per connection.
-    pub fn new(prefix: String, orders: mpsc::UnboundedSender<Order>, n_places: usize) -> Arc<Self> {
+    pub fn new(
+        prefix: String,
+        orders: mpsc::UnboundedSender<Order>,
+        n_places: usize,
+        masking: Masking,
+    ) -> Arc<Self> {
         Arc::new(Self {
             prefix,
+            masking,
             orders,
             places: Arc::new(Semaphore::new(n_places)),
             n_places,
@@ -207,10 +215,12 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let events = events.map(|sink| Listener { sink, token: out.caller_token });
         self.0.queued.fetch_add(line.len(), Ordering::Relaxed);
+        // The answers to our own requests are what everybody sees: lists, and who the server says it is.
+        let masks_result = place.is_none() || self.0.masking.results;
         let waiter = Waiter { reply, events, place };
         self.0.orders.send(Order::Send { id: number, line, waiter }).map_err(|_| CallError::NotSent)?;
         let cancel_reason = Some("the caller went away");
-        Ok(InFlight { answer, number, done: false, cancel_reason, client: self.clone() })
+        Ok(InFlight { answer, number, done: false, masks_result, cancel_reason, client: self.clone() })
     }
 
     /// Sends a notification.
@@ -279,6 +289,7 @@ pub struct InFlight {
     answer: oneshot::Receiver<Result<Reply, CallError>>,
     number: u64,
     done: bool,
+    masks_result: bool,
     cancel_reason: Option<&'static str>,
     client: Client,
 }
@@ -288,7 +299,13 @@ impl InFlight {
     pub async fn answer(&mut self) -> Result<Reply, CallError> {
         let answer = (&mut self.answer).await;
         self.done = true;
-        answer.unwrap_or(Err(CallError::Lost))
+        let masking = &self.client.0.masking;
+        // Here and not in the connection's task, which all calls share.
+        Ok(match answer.unwrap_or(Err(CallError::Lost))? {
+            Reply::Result(result) if self.masks_result => Reply::Result(masking.json(result)),
+            Reply::Error(error) => Reply::Error(masking.json(error)),
+            unmasked @ Reply::Result(_) => unmasked,
+        })
     }
 
     /// Cancels with words that the server sees.

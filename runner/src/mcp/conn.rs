@@ -7,6 +7,7 @@
 
 mod asides;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,7 +83,7 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     let (tell, orders) = mpsc::unbounded_channel();
-    let shared = Shared::new(random_prefix(), tell, limits.in_flight);
+    let shared = Shared::new(random_prefix(), tell, limits.in_flight, voice.masking.clone());
     let conn = Conn {
         shared: shared.clone(),
         limits,
@@ -352,14 +353,28 @@ impl Conn {
 
     fn other_output(&mut self, text: &[u8]) -> Option<End> {
         self.asides.take(LINE_WEIGHT);
-        let shown = &text[..text.len().min(crate::logs::LINE_BYTES * 2)];
-        self.voice.say(Stream::Stdout, &String::from_utf8_lossy(shown));
+        self.voice.say(Stream::Stdout, self.shown(text));
         if self.shared.ready.load(Ordering::Relaxed) {
             return None;
         }
         self.chatter = (self.chatter.0 + text.len(), self.chatter.1 + 1);
         let (bytes, lines) = self.chatter;
         (bytes > self.limits.chatter_bytes || lines > self.limits.chatter_lines).then_some(End::Chatter)
+    }
+
+    /// As much of it as a line can show, and no half of a secret at its end.
+    fn shown<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        let most = crate::logs::LINE_BYTES * 2;
+        if text.len() <= most {
+            return Cow::Borrowed(text);
+        }
+        match self.shared.masking.bytes(text) {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[..most]),
+            Cow::Owned(mut masked) => {
+                masked.truncate(most);
+                Cow::Owned(masked)
+            }
+        }
     }
 
     fn end_giant(&mut self, giant: Giant) {

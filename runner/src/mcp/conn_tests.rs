@@ -30,7 +30,7 @@ fn world(limits: Limits) -> World {
     let (our_out, stdin) = tokio::io::duplex(64 << 10);
     let (stdout, our_in) = tokio::io::duplex(64 << 10);
     let log = Arc::new(LogRing::default());
-    let voice = Arc::new(Voice::new(log.clone()));
+    let voice = Arc::new(Voice::new(log.clone(), Default::default()));
     let (tell, changed) = watch::channel(0);
     let (client, task) = connect(our_in, our_out, limits, voice, tell);
     let task = tokio::spawn(task);

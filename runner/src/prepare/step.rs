@@ -265,6 +265,7 @@ impl Bench {
             name: step.name.to_owned(),
             argv: std::iter::once(program).chain(step.args.iter().cloned()).collect(),
             env: ground.env.clone(),
+            secret_files: vec![],
             cwd: step.cwd.to_owned(),
             home: ground.home.clone(),
             tmp: Some(ground.tmp.clone()),
@@ -278,7 +279,7 @@ impl Bench {
                 open_files: open_files(),
                 ..Default::default()
             },
-            rules: egress::Rules { allow: registries.rules.clone(), learn_until: None },
+            rules: egress::Rules { allow: registries.rules.clone(), learn_until: None, inject: None },
             private: registries.rules.clone(),
             ledger: Arc::default(),
             tier,

@@ -2,15 +2,18 @@
 //!
 //! Here: waiting for a service that is starting, waking one that sleeps, going to the next instance when one closed
 //! before the request left. Not here: what a call means.
-//! Invariant: a request that may have reached a server is never sent again.
+//! Invariants: a request that may have reached a server is never sent again. An instance that runs as one member neither
+//! answers nor wakes for another, whatever took whose place while the call waited.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
-use wire::ErrorCode;
 use wire::report::Reason;
+use wire::runner::Apply;
+use wire::vault::RunAs;
+use wire::{ErrorCode, PublicKey};
 
 use crate::mcp::client::{EventSink, InFlight};
 use crate::mcp::{CallError, Client, Reply};
@@ -18,14 +21,42 @@ use crate::mcp::{CallError, Client, Reply};
 /// What a caller finds. Written by the owner task only.
 #[derive(Clone)]
 pub enum Door {
-    Open(Client),
+    Open(Client, Serves),
     /// A ring wakes the service.
-    Asleep,
+    Asleep(Serves),
     /// Starting, or waiting to start again; with the reason when it failed before.
     Soon(Option<Arc<Reason>>),
     /// It will not serve by itself.
     Shut(Arc<Reason>),
     Removed,
+}
+
+/// Whom an instance answers. It may hold secrets of one member, and then acts as that member for whoever calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serves {
+    Everybody,
+    Only(PublicKey),
+    /// It runs as its caller, and nobody said who that is.
+    Nobody,
+}
+
+impl Serves {
+    pub fn of(apply: &Apply) -> Self {
+        match (apply.spec.run_as, &apply.vault.caller) {
+            (RunAs::Deployer, _) => Self::Everybody,
+            (RunAs::Caller, Some(caller)) => Self::Only(caller.clone()),
+            (RunAs::Caller, None) => Self::Nobody,
+        }
+    }
+
+    fn admits(&self, caller: Option<&PublicKey>) -> Result<(), DoorError> {
+        let is_admitted = match self {
+            Self::Everybody => true,
+            Self::Only(one) => caller == Some(one),
+            Self::Nobody => false,
+        };
+        if is_admitted { Ok(()) } else { Err(DoorError::NotTheirs) }
+    }
 }
 
 /// Rings and waits.
@@ -39,6 +70,7 @@ pub struct Doorbell {
 pub struct Ask<'a> {
     pub method: &'a str,
     pub params: Option<&'a str>,
+    pub caller: Option<&'a PublicKey>,
     pub events: Option<EventSink>,
     pub deadline: Instant,
 }
@@ -49,6 +81,8 @@ pub enum DoorError {
     Starting(Option<Arc<Reason>>),
     #[error("{}", .0.message)]
     Failed(Arc<Reason>),
+    #[error("this instance runs as another member")]
+    NotTheirs,
     #[error("the service is stopped")]
     Stopped,
     #[error("the server did not answer before the deadline")]
@@ -65,7 +99,10 @@ impl DoorError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Starting(_) => ErrorCode::ServiceStarting,
+            // What is missing is known to whoever can bring it by its own code.
+            Self::Failed(reason) if reason.code.is_vault_wait() => reason.code,
             Self::Failed(_) => ErrorCode::ServiceFailed,
+            Self::NotTheirs => ErrorCode::Forbidden,
             Self::Stopped => ErrorCode::ServiceStopped,
             Self::Deadline => ErrorCode::CallTimeout,
             Self::Call(e) => e.code(),
@@ -107,11 +144,16 @@ impl Doorbell {
         loop {
             let seen = door.borrow_and_update().clone();
             let reason = match seen {
-                Door::Open(client) => match client.call(ask.method, ask.params, ask.events.clone()) {
-                    Err(CallError::NotSent) => None,
-                    taken => return Ok(taken?),
-                },
-                Door::Asleep => {
+                Door::Open(client, serves) => {
+                    serves.admits(ask.caller)?;
+                    match client.call(ask.method, ask.params, ask.events.clone()) {
+                        Err(CallError::NotSent) => None,
+                        taken => return Ok(taken?),
+                    }
+                }
+                Door::Asleep(serves) => {
+                    // Not even woken for somebody else: to wake it is to open secrets.
+                    serves.admits(ask.caller)?;
                     self.wake.notify_one();
                     None
                 }
@@ -143,4 +185,38 @@ pub const LONGEST_CALL: Duration = Duration::from_secs(24 * 3600);
 /// Milliseconds from now, bounded.
 pub fn deadline_in(ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(ms).min(LONGEST_CALL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: &str) -> PublicKey {
+        PublicKey::parse(&seed.repeat(32)).expect("a key")
+    }
+
+    async fn asked(serves: Serves, caller: Option<&PublicKey>) -> (Result<Reply, DoorError>, bool) {
+        let (_owner, door) = watch::channel(Door::Asleep(serves));
+        let wake = Arc::new(Notify::new());
+        let deadline = Instant::now() + Duration::from_millis(1);
+        let ask = Ask { method: "tools/call", params: None, caller, events: None, deadline };
+        let answer = Doorbell::new(door, wake.clone()).ask(ask).await;
+        let was_rung = timeout_at(Instant::now(), wake.notified()).await.is_ok();
+        (answer, was_rung)
+    }
+
+    #[tokio::test]
+    async fn an_instance_of_one_member_does_not_even_wake_for_another() {
+        let (ann, bo) = (key("ab"), key("cd"));
+        for caller in [Some(&bo), None] {
+            let (answer, was_rung) = asked(Serves::Only(ann.clone()), caller).await;
+            assert!(matches!(answer, Err(DoorError::NotTheirs)) && !was_rung);
+        }
+        let (answer, was_rung) = asked(Serves::Nobody, Some(&ann)).await;
+        assert!(matches!(answer, Err(DoorError::NotTheirs)) && !was_rung);
+        for (serves, caller) in [(Serves::Only(ann.clone()), Some(&ann)), (Serves::Everybody, None)] {
+            let (answer, was_rung) = asked(serves, caller).await;
+            assert!(matches!(answer, Err(DoorError::Starting(None))) && was_rung);
+        }
+    }
 }

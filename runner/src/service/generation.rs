@@ -8,11 +8,16 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::report::{GenerationReport, Lists, Phase, Reason, Usage};
 use wire::runner::Apply;
+use wire::vault::RunAs;
 
-use super::door::Door;
+use super::door::{Door, Serves};
 use super::state::{Machine, State, Then};
 use crate::instance::Instance;
 use crate::prepare::Prepared;
+use crate::vault::Why;
+
+/// When a service that runs as its caller says nothing of when it is stopped for lack of calls.
+const CALLERS_IDLE_STOP_S: u32 = 600;
 
 pub struct Holding {
     pub apply: Arc<Apply>,
@@ -21,8 +26,12 @@ pub struct Holding {
     pub instance: Option<Arc<Instance>>,
     /// Why it is not ready, or why it was not the last time.
     pub reason: Option<Arc<Reason>>,
-    /// `Fetching` or `Installing`, as the workshop says.
+    /// `Fetching` or `Installing`, as the workshop says; `Waiting` while a start is tried again that the vault held back.
     pub step: Phase,
+    /// Of the next start.
+    pub why: Why,
+    /// What a start needs of the vault changed while one was running: if that was held back, it is tried again.
+    pub is_outdated: bool,
     /// Ends the prepare or start job that is running.
     pub cancel: CancellationToken,
     pub lists: Option<Arc<Lists>>,
@@ -42,6 +51,8 @@ impl Holding {
             instance: None,
             reason: None,
             step: Phase::Fetching,
+            why: Why::Start,
+            is_outdated: false,
             cancel: CancellationToken::new(),
             lists: None,
             ready_since_ms: None,
@@ -57,6 +68,8 @@ impl Holding {
         }
         match self.machine.state {
             State::Preparing { .. } => self.step,
+            // Until it may open its secrets, nothing has changed for who looks at it.
+            State::Starting { .. } if self.step == Phase::Waiting => Phase::Waiting,
             State::Starting { .. } | State::Halting { then: Then::Wake } => Phase::Starting,
             State::Ready { .. } => Phase::Ready,
             State::Idle | State::Halting { then: Then::Idle } => Phase::Idle,
@@ -64,6 +77,7 @@ impl Holding {
             State::CrashLoop { .. } => Phase::CrashLoop,
             State::Halting { then: Then::Stopped | Then::Failed } => Phase::Stopping,
             State::Stopped => Phase::Stopped,
+            State::Failed if self.is_held_back() => Phase::Waiting,
             State::Failed => Phase::Failed,
         }
     }
@@ -94,8 +108,10 @@ impl Holding {
     /// What a caller finds at this generation.
     pub fn door(&self) -> Door {
         match (self.machine.state, &self.instance) {
-            (State::Ready { .. }, Some(instance)) => Door::Open(instance.client.clone()),
-            (State::Idle | State::Halting { then: Then::Idle }, _) => Door::Asleep,
+            (State::Ready { .. }, Some(instance)) => {
+                Door::Open(instance.client.clone(), Serves::of(&self.apply))
+            }
+            (State::Idle | State::Halting { then: Then::Idle }, _) => Door::Asleep(Serves::of(&self.apply)),
             (State::Failed | State::CrashLoop { .. } | State::Halting { then: Then::Failed }, _) => {
                 match &self.reason {
                     Some(reason) => Door::Shut(reason.clone()),
@@ -110,8 +126,18 @@ impl Holding {
     /// When it will have been without a call for as long as its spec allows.
     pub fn idle_at(&self, now: Instant) -> Option<Instant> {
         let (State::Ready { .. }, Some(instance)) = (self.machine.state, &self.instance) else { return None };
-        let allowed = std::time::Duration::from_secs(u64::from(self.apply.spec.idle_stop_s?));
+        let spec = &self.apply.spec;
+        // One for each caller: most of them sleep most of the time.
+        let of_caller = (spec.run_as == RunAs::Caller).then_some(CALLERS_IDLE_STOP_S);
+        let allowed = std::time::Duration::from_secs(u64::from(spec.idle_stop_s.or(of_caller)?));
         Some(now + allowed.saturating_sub(instance.client.unused_for()))
+    }
+
+    /// It is prepared, and waits until it may open its secrets.
+    pub fn is_held_back(&self) -> bool {
+        self.machine.state == State::Failed
+            && self.prepared.is_some()
+            && self.reason.as_ref().is_some_and(|reason| reason.code.is_vault_wait())
     }
 
     pub fn is_ready(&self) -> bool {

@@ -4,7 +4,7 @@
 //! Invariant: a job that is cancelled has cleaned up before it returns.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,8 @@ use crate::logs::LogRing;
 use crate::mcp::{CallError, handshake, lists};
 use crate::prepare::{Prepared, ProgressSink};
 use crate::shop::Shop;
+use crate::vault::Why;
+use super::secrets;
 
 /// Several `list_changed` in a row are one.
 const CHANGES_SETTLE: Duration = Duration::from_millis(200);
@@ -54,6 +56,7 @@ pub enum Pong {
 
 pub async fn prepare(
     shop: Arc<Shop>,
+    key: ServiceKey,
     apply: Arc<Apply>,
     progress: ProgressSink,
     cancel: CancellationToken,
@@ -61,6 +64,11 @@ pub async fn prepare(
     // Before anything is fetched: nothing that could not run here is worth it.
     if let Err(reason) = shop.cells.tier(least(&apply)) {
         return Outcome::Prepared(Err(reason));
+    }
+    if !apply.vault.entries.is_empty() {
+        // Beside the work here, so that the start need not.
+        let (vault, apply) = (shop.vault.clone(), apply.clone());
+        drop(tokio::task::spawn_blocking(move || vault.verify_ahead(&key.mesh, &apply)));
     }
     let token = apply.secrets.git_token.as_ref();
     tokio::select! {
@@ -90,44 +98,49 @@ pub struct Start {
     pub key: ServiceKey,
     pub apply: Arc<Apply>,
     pub prepared: Arc<Prepared>,
+    pub why: Why,
+    /// Called once its secrets, if it has any, are open.
+    pub opened: Box<dyn FnOnce() + Send>,
     pub log: Arc<LogRing>,
     pub ledger: Arc<Ledger>,
     pub cancel: CancellationToken,
 }
 
 pub async fn start(start: Start) -> Outcome {
-    Outcome::Started(Box::new(match launch(&start).await {
-        Ok(launch) => instance::start(launch, &start.cancel).await,
+    let cancel = start.cancel.clone();
+    Outcome::Started(Box::new(match launch(start).await {
+        Ok(launch) => instance::start(launch, &cancel).await,
         Err(failure) => Err(failure),
     }))
 }
 
-async fn launch(start: &Start) -> Result<Launch, StartError> {
-    let Start { shop, key, apply, prepared, log, ledger, cancel: _ } = start;
-    let tier = shop.cells.tier(least(apply))?;
+async fn launch(start: Start) -> Result<Launch, StartError> {
+    let Start { shop, key, apply, prepared, why, opened, log, ledger, cancel: _ } = start;
+    let tier = shop.cells.tier(least(&apply))?;
+    secrets::fits(&apply.spec, tier)?;
     shop.workshop.check(&prepared.pin.artefact).await.map_err(|e| {
         let reason = Reason { code: e.code(), message: e.to_string(), stderr: e.stderr().to_vec() };
         // It was set aside: preparing again makes it anew.
         StartError { reason, is_gone: true }
     })?;
-    let (cells, home) = (shop.cells.clone(), shop.home_of(key));
-    let settled = tokio::task::spawn_blocking(move || cells.settle_home(&home)).await;
-    let (home, uid) = settled.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| {
-        let is_full = matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        let code = if is_full { ErrorCode::DiskFull } else { ErrorCode::JailFailed };
-        let message = format!("the service's directories could not be made: {e}");
-        Reason { code, message, stderr: vec![] }
-    })?;
+    let (home, uid) = settle(&shop, &key).await?;
+    // As late as can be: an opening is written down, and what stood in the way before would be one for nothing.
+    let values = secrets::open(&shop.vault, &key, &apply, &prepared, why).await?;
+    opened();
     let (stdio, pipes) = Pipes::new().map_err(|e| {
         let message = format!("no pipes: {e}");
         Reason { code: ErrorCode::JailFailed, message, stderr: vec![] }
     })?;
+    let mut env = environment(&apply, &prepared, &home);
+    let redactor = secrets::redactor(&values, &env);
+    let secret_files = secrets::place(values, &mut env)?;
     Ok(Launch {
         cells: shop.cells.clone(),
         order: CellOrder {
             name: key.name.as_str().to_owned(),
-            argv: argv(apply, prepared, &home),
-            env: environment(apply, prepared, &home),
+            argv: argv(&apply, &prepared, &home),
+            env,
+            secret_files,
             cwd: prepared.cwd.clone(),
             home,
             tmp: None,
@@ -137,15 +150,28 @@ async fn launch(start: &Start) -> Result<Launch, StartError> {
             limits: apply.spec.limits,
             rules: rules(&apply.spec),
             private: vec![],
-            ledger: ledger.clone(),
+            ledger,
             tier,
             stdio,
         },
         pipes,
         generation: apply.generation,
-        log: log.clone(),
+        log,
+        redactor,
+        masks_results: !apply.spec.unmasked_results,
         limits: shop.config.mcp,
         start_timeout: shop.config.start_timeout,
+    })
+}
+
+async fn settle(shop: &Arc<Shop>, key: &ServiceKey) -> Result<(PathBuf, Option<u32>), Reason> {
+    let (cells, home) = (shop.cells.clone(), shop.home_of(key));
+    let settled = tokio::task::spawn_blocking(move || cells.settle_home(&home)).await;
+    settled.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| {
+        let is_full = matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let code = if is_full { ErrorCode::DiskFull } else { ErrorCode::JailFailed };
+        let message = format!("the service's directories could not be made: {e}");
+        Reason { code, message, stderr: vec![] }
     })
 }
 
@@ -167,14 +193,14 @@ fn environment(apply: &Apply, prepared: &Prepared, home: &Path) -> Vec<(String, 
     // The deployer's values win over the workshop's defaults (`NODE_ENV`, say); a name can not occur twice.
     let mut env: BTreeMap<String, String> = prepared.env.iter().cloned().collect();
     env.extend(apply.secrets.env.iter().map(|(name, value)| (name.clone(), at_home(value.expose(), home))));
-    // The jail sets these itself.
-    env.retain(|name, _| name != "HOME" && name != "TMPDIR");
+    // The jail sets these itself; those of the vault are put beside them.
+    env.retain(|name, _| name != "HOME" && name != "TMPDIR" && !apply.spec.vault.contains_key(name));
     env.into_iter().collect()
 }
 
 fn rules(spec: &ServiceSpec) -> Rules {
     let after = |ms: i64| SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    Rules { allow: spec.network.clone(), learn_until: spec.learn_until_ms.map(after) }
+    Rules { allow: spec.network.clone(), learn_until: spec.learn_until_ms.map(after), inject: None }
 }
 
 pub async fn watch(instance: Arc<Instance>) -> Outcome {

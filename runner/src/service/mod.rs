@@ -7,6 +7,7 @@
 pub mod door;
 pub mod generation;
 mod jobs;
+mod secrets;
 pub mod state;
 pub mod task;
 pub mod wish;
@@ -46,6 +47,8 @@ pub struct ServiceHandle {
 pub enum ApplyError {
     #[error("the service is being removed; ask again in a moment")]
     Removing,
+    #[error("this generation runs as another caller")]
+    OtherCaller,
     #[error(transparent)]
     Wish(#[from] wish::BadWish),
 }
@@ -53,7 +56,7 @@ pub enum ApplyError {
 impl ApplyError {
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Removing => ErrorCode::Conflict,
+            Self::Removing | Self::OtherCaller => ErrorCode::Conflict,
             Self::Wish(e) => e.code(),
         }
     }

@@ -13,6 +13,7 @@
 //!  PreparedGone is StartFailed that leads back to Preparing: what was prepared is gone, so the pause is followed
 //!  by making it again.
 //!
+//!  Freed: what a Failed one was refused for may be over, and it is prepared, so it is Starting again.
 //!  Refused, from anywhere: it may not run here, so it is Failed, after Halting where it has a process.
 //!  Stop, from anywhere: what has a process or a job is Halting until Gone, then Stopped; the rest is Stopped at once.
 //! ```
@@ -100,6 +101,8 @@ pub enum Event {
     Lost,
     /// It may not run here (any more): no try could end otherwise. While a job runs, only said by that job's end.
     Refused,
+    /// Why it was refused may not hold any more. Only said of one that is prepared.
+    Freed,
     PingAnswered,
     PingMissed {
         busy: bool,
@@ -160,6 +163,7 @@ impl Machine {
             Event::Stop => self.stop(),
             Event::Refused => self.refused(),
             Event::Called => self.called(),
+            Event::Freed => self.freed(),
             Event::Deadline => self.due(now),
             Event::Prepared
             | Event::PrepareFailed
@@ -196,6 +200,13 @@ impl Machine {
             State::Halting { then: Then::Stopped } | State::Stopped => (self.state, None),
             State::Halting { .. } => (State::Halting { then: Then::Failed }, None),
             _ => (State::Failed, None),
+        }
+    }
+
+    fn freed(&self) -> (State, Option<Effect>) {
+        match self.state {
+            State::Failed => (State::Starting { crashes: 0 }, Some(Effect::Start)),
+            state => (state, None),
         }
     }
 
@@ -320,7 +331,7 @@ mod tests {
         let pings = [PingAnswered, PingMissed { busy: false }, PingMissed { busy: true }];
         let mut all = vec![Prepared, PrepareFailed, Started, StartFailed, PreparedGone, Lost, Unused, Called];
         all.extend(pings);
-        all.extend([Deadline, Gone, Refused, Stop]);
+        all.extend([Deadline, Gone, Refused, Freed, Stop]);
         all
     }
 
@@ -371,18 +382,18 @@ mod tests {
         let watching = format!("Lost Unused Called {pings} Deadline");
         let jobs = "Prepared PrepareFailed Started StartFailed PreparedGone";
         let expected = [
-            format!("Preparing: Started StartFailed PreparedGone {watching} Gone"),
-            format!("Starting: Prepared PrepareFailed {watching} Gone"),
-            format!("Ready: {jobs} Called Deadline Gone"),
-            format!("Halting {{ then: Idle }}: Lost Unused {pings} Deadline"),
-            format!("Halting {{ then: Wake }}: {watching}"),
-            format!("Halting {{ then: Crashed {{ crashes: 1 }} }}: {watching}"),
-            format!("Halting {{ then: Failed }}: {watching} Refused"),
-            format!("Halting {{ then: Stopped }}: {watching} Refused Stop"),
-            format!("Idle: {jobs} Lost Unused {pings} Deadline Gone"),
-            format!("Backoff: {jobs} Lost Unused Called {pings} Gone"),
-            format!("CrashLoop: {jobs} Lost Unused Called {pings} Gone"),
-            format!("Stopped: {jobs} {watching} Gone Refused Stop"),
+            format!("Preparing: Started StartFailed PreparedGone {watching} Gone Freed"),
+            format!("Starting: Prepared PrepareFailed {watching} Gone Freed"),
+            format!("Ready: {jobs} Called Deadline Gone Freed"),
+            format!("Halting {{ then: Idle }}: Lost Unused {pings} Deadline Freed"),
+            format!("Halting {{ then: Wake }}: {watching} Freed"),
+            format!("Halting {{ then: Crashed {{ crashes: 1 }} }}: {watching} Freed"),
+            format!("Halting {{ then: Failed }}: {watching} Refused Freed"),
+            format!("Halting {{ then: Stopped }}: {watching} Refused Freed Stop"),
+            format!("Idle: {jobs} Lost Unused {pings} Deadline Gone Freed"),
+            format!("Backoff: {jobs} Lost Unused Called {pings} Gone Freed"),
+            format!("CrashLoop: {jobs} Lost Unused Called {pings} Gone Freed"),
+            format!("Stopped: {jobs} {watching} Gone Refused Freed Stop"),
             format!("Failed: {jobs} {watching} Gone Refused"),
         ];
         assert_eq!(ignored.trim_end(), expected.join("\n"));
@@ -499,7 +510,7 @@ mod tests {
         fn no_order_of_events_breaks_the_invariants(
             proven: bool,
             seed: u64,
-            script in proptest::collection::vec((0..15usize, 0..400u64), 1..200),
+            script in proptest::collection::vec((0..16usize, 0..400u64), 1..200),
         ) {
             let mut now = Instant::now();
             let (mut machine, first) = Machine::new(proven, seed);
@@ -518,6 +529,7 @@ mod tests {
                         job && matches!(machine.state, State::Starting { .. } | State::Halting { .. }) && !process
                     }
                     Event::Gone => process && matches!(machine.state, State::Halting { .. }),
+                    Event::Freed => refused,
                     Event::Refused => !job || !matches!(machine.state, State::Halting { .. }),
                     _ => true,
                 };

@@ -3,8 +3,11 @@
 //! Here: rules over an [`Apply`]. Not here: rules of sources (see [`crate::prepare`]).
 //! Invariant: a message names the field and the rule, never a value.
 
+use std::collections::BTreeMap;
+
 use wire::ErrorCode;
 use wire::runner::Apply;
+use wire::vault::{MAX_REFERENCES, RunAs, VaultRef};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadWish {
@@ -28,6 +31,16 @@ pub enum BadWish {
     Rules(usize),
     #[error("`idle_stop_s` must be at least 1")]
     Idle,
+    #[error("`vault` holds more than {0} references, or more entries and consents than they can need")]
+    References(usize),
+    #[error("environment variable `{0}` is both in `env_names` and in `vault`")]
+    EnvTwice(String),
+    #[error("the reference of `{0}` is not one: see `$vault:KEY` and `$vault:KEY:file:/secrets/NAME`")]
+    Reference(String),
+    #[error("the reference of `{0}` names the same file as another one of another entry")]
+    SameFile(String),
+    #[error("the reference of `{0}` names no owner, which only a service that runs as its caller may")]
+    NoOwner(String),
 }
 
 impl BadWish {
@@ -46,6 +59,7 @@ pub fn check(apply: &Apply) -> Result<(), BadWish> {
             return Err(BadWish::EnvNul(name.clone()));
         }
     }
+    check_vault(apply)?;
     if let Some(name) = secrets.env.keys().find(|name| !spec.env_names.contains(name)) {
         return Err(BadWish::EnvUnnamed(name.clone()));
     }
@@ -68,6 +82,38 @@ pub fn check(apply: &Apply) -> Result<(), BadWish> {
     ] {
         if !(least..=most).contains(&value) {
             return Err(BadWish::Limit(name, least, most));
+        }
+    }
+    Ok(())
+}
+
+/// Form and number only: what a reference leads to is said when an instance starts.
+fn check_vault(apply: &Apply) -> Result<(), BadWish> {
+    let Apply { spec, vault, .. } = apply;
+    // Consents of several generations may be offered at once.
+    if spec.vault.len() > MAX_REFERENCES
+        || vault.entries.len() > MAX_REFERENCES
+        || vault.consents.len() > 2 * MAX_REFERENCES
+    {
+        return Err(BadWish::References(MAX_REFERENCES));
+    }
+    let mut files = BTreeMap::new();
+    for (name, reference) in &spec.vault {
+        check_name(name)?;
+        if spec.env_names.contains(name) {
+            return Err(BadWish::EnvTwice(name.clone()));
+        }
+        if !matches!(VaultRef::parse(&reference.text(), reference.owner.as_ref()), Some(Ok(same)) if same == *reference) {
+            return Err(BadWish::Reference(name.clone()));
+        }
+        if reference.owner.is_none() && spec.run_as != RunAs::Caller {
+            return Err(BadWish::NoOwner(name.clone()));
+        }
+        if let Some(file) = &reference.file {
+            let entry = (&reference.owner, &reference.key);
+            if files.insert(file, entry).is_some_and(|other| other != entry) {
+                return Err(BadWish::SameFile(name.clone()));
+            }
         }
     }
     Ok(())
@@ -128,6 +174,32 @@ mod tests {
         assert_eq!(named, Err(BadWish::EnvMissing("A".to_owned())));
         let unnamed = wish(|apply| apply["secrets"]["env"] = json!({"B": "x"}));
         assert_eq!(unnamed, Err(BadWish::EnvUnnamed("B".to_owned())));
+    }
+
+    #[test]
+    fn references_are_checked_before_anything_is_made_of_them() {
+        let owner = "ab".repeat(32);
+        let with = |vault: serde_json::Value| wish(|apply| apply["spec"]["vault"] = vault);
+        assert_eq!(with(json!({"A": {"owner": owner, "key": "a", "file": "/secrets/a"}})), Ok(()));
+        let refused = |vault| with(vault).expect_err("refused");
+        assert!(matches!(refused(json!({"LD_PRELOAD": {"owner": owner, "key": "a"}})), BadWish::EnvLoader(_)));
+        assert!(matches!(refused(json!({"A": {"key": "a"}})), BadWish::NoOwner(_)));
+        for path in ["/etc/passwd", "/secrets/../a", "/secrets/a:file:/secrets/b", ""] {
+            let bad = refused(json!({"A": {"owner": owner, "key": "a", "file": path}}));
+            assert!(matches!(bad, BadWish::Reference(_)), "{path}");
+        }
+        let two = json!({"A": {"owner": owner, "key": "a", "file": "/secrets/a"},
+                         "B": {"owner": owner, "key": "b", "file": "/secrets/a"}});
+        assert!(matches!(refused(two), BadWish::SameFile(_)));
+        let many: serde_json::Map<_, _> =
+            (0..65).map(|n| (format!("V{n}"), json!({"owner": owner, "key": "a"}))).collect();
+        assert!(matches!(refused(many.into()), BadWish::References(64)));
+        let twice = wish(|apply| {
+            apply["spec"]["env_names"] = json!(["A"]);
+            apply["secrets"]["env"]["A"] = json!("x");
+            apply["spec"]["vault"] = json!({"A": {"owner": owner, "key": "a"}});
+        });
+        assert_eq!(twice, Err(BadWish::EnvTwice("A".to_owned())));
     }
 
     #[test]

@@ -84,6 +84,7 @@ fn decision(host: &str, count: u64, last_ms: i64) -> EgressDecision {
         last_ms,
         sent_bytes: count * 2,
         received_bytes: 1,
+        injected: 0,
     }
 }
 

@@ -63,18 +63,12 @@ async fn run(asked: &Asked, cancel: &CancellationToken, call: Call<'_>) -> Resul
 }
 
 async fn carry(asked: &Asked, call: Call<'_>) -> Result<RawJson, CallError> {
-    let key = asked.view.service(call.server_name).map(|service| service.key().clone());
     let mut ongoing = calls::begin(&asked.broker, call).await?;
     loop {
         match ongoing.next().await {
             Ok(Said::Event(event)) => asked.answer(&McpRequestEvent { event }).await,
             Ok(Said::Result(result)) => return Ok(result),
-            Err(error) => {
-                return Err(match key {
-                    Some(key) => calls::explained(&asked.broker, &key, error).await,
-                    None => error,
-                });
-            }
+            Err(error) => return Err(calls::explained(&asked.broker, &ongoing.key, error).await),
         }
     }
 }

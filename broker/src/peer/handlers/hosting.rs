@@ -91,6 +91,7 @@ async fn answer_status(asked: &Asked, view: &MeshView, service: &ServiceView) ->
     let service = ServiceStatus {
         drift: approvals::drift(broker, caller, service).await?,
         egress: audit::egress(broker, caller, service).await?,
+        vault: deploy::uses(broker, (caller, view), service).await?,
         ..describe::status(&broker.observed, view, caller, service)
     };
     asked.answer(&McpStatusResult { service }).await;

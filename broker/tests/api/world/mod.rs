@@ -70,7 +70,7 @@ impl World {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             database_url: url(&self.dir),
             runner: RunnerLink::Unix(self.socket()),
-            at_rest_key: AtRestKey::from_hex(&self.at_rest).expect("key"),
+            at_rest_roots: vec![AtRestKey::from_hex(&self.at_rest).expect("key")],
             public_url: "ws://127.0.0.1/ws".into(),
             limits: self.limits.clone(),
             expected_migration: migration.map(str::to_owned),

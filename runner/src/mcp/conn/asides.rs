@@ -3,6 +3,9 @@
 //! Here: which of it is answered, and whom it reaches. Not here: how much of it is taken (see [`super`]).
 //! Invariant: what one caller's call brought about reaches no other caller.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::super::{frame, notice};
@@ -45,7 +48,7 @@ impl Conn {
             return;
         };
         let Some(token) = &listener.token else { return };
-        if let Some(params) = frame::with_token(params, token) {
+        if let Some(params) = self.masked(params).and_then(|params| frame::with_token(&params, token)) {
             // Progress is advice: a caller that does not read fast enough misses some.
             let _ = listener.sink.try_send(notice::event("notifications/progress", &params));
         }
@@ -62,7 +65,18 @@ impl Conn {
             && let Some(listener) = &only.events
         {
             // As for progress: losing one is better than waiting.
-            let _ = listener.sink.try_send(notice::event("notifications/message", params.get()));
+            let told = self.masked(params).map(|params| notice::event("notifications/message", params.get()));
+            let _ = told.map(|event| listener.sink.try_send(event));
         }
+    }
+
+    /// As JSON: `None` is what could not be, and what is told is advice.
+    fn masked<'a>(&self, params: &'a RawValue) -> Option<Cow<'a, RawValue>> {
+        let masking = &self.shared.masking;
+        if masking.is_empty() {
+            return Some(Cow::Borrowed(params));
+        }
+        let masked = masking.json(Bytes::copy_from_slice(params.get().as_bytes()));
+        RawValue::from_string(String::from_utf8(masked.to_vec()).ok()?).ok().map(Cow::Owned)
     }
 }

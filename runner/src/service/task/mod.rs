@@ -30,13 +30,14 @@ use self::decisions::Decisions;
 use super::door::{Door, Doorbell};
 use super::generation::Holding;
 use super::jobs::{self, Outcome};
-use super::state::{Effect, Event, State};
+use super::state::{Effect, Event, State, Then};
 use super::{ApplyError, Command, RemoveError, ServiceHandle};
 use crate::instance::Manner;
 use crate::logs::{LogRing, Stream};
 use crate::mcp::lists::is_equal;
 use crate::prepare::ProgressSink;
 use crate::shop::Shop;
+use crate::vault::Why;
 
 /// Commands that may wait. More than a few means that the broker is repeating itself.
 const COMMANDS: usize = 64;
@@ -65,6 +66,7 @@ pub struct ServiceTask {
     ping_at: Instant,
     sample_at: Instant,
     egress: Decisions,
+    vault: watch::Receiver<u64>,
     removal: Option<Removal>,
 }
 
@@ -118,6 +120,7 @@ impl ServiceTask {
         let task = Self {
             ping_at: now + shop.config.ping_every,
             sample_at: now,
+            vault: shop.vault.changes(),
             key,
             shop,
             commands,
@@ -159,6 +162,8 @@ impl ServiceTask {
                     held.step = phase;
                 },
                 () = self.egress.changed() => {}
+                // The sender lives in the shop.
+                Ok(()) = self.vault.changed() => self.vault_changed(),
                 () = tokio::time::sleep_until(due.into()) => self.tick(),
             }
             self.publish();
@@ -222,7 +227,11 @@ impl ServiceTask {
 
     fn step(&mut self, nonce: Nonce, event: Event) {
         let Some(held) = self.held.get_mut(&nonce) else { return };
+        let before = held.machine.state;
         let effect = held.machine.step(event, Instant::now());
+        if effect == Some(Effect::Start) {
+            held.why = why(before, held.why);
+        }
         if let Some(effect) = effect {
             self.perform(nonce, effect);
         }
@@ -239,17 +248,28 @@ impl ServiceTask {
         match effect {
             Effect::Prepare => {
                 held.cancel = CancellationToken::new();
-                let job = jobs::prepare(self.shop.clone(), held.apply.clone(), progress, held.cancel.clone());
+                let job = jobs::prepare(
+                    self.shop.clone(),
+                    self.key.clone(),
+                    held.apply.clone(),
+                    progress,
+                    held.cancel.clone(),
+                );
                 self.jobs.spawn(async move { (nonce, job.await) });
             }
             Effect::Start => {
                 held.cancel = CancellationToken::new();
+                held.is_outdated = false;
                 let Some(prepared) = held.prepared.clone() else { return };
+                let steps = self.steps.0.clone();
                 let job = jobs::start(jobs::Start {
                     shop: self.shop.clone(),
                     key: self.key.clone(),
                     apply: held.apply.clone(),
                     prepared,
+                    why: held.why,
+                    // A full queue leaves the phase behind until it is ready.
+                    opened: Box::new(move || drop(steps.try_send((nonce, Phase::Starting)))),
                     log: self.log.clone(),
                     ledger: self.egress.ledger.clone(),
                     cancel: held.cancel.clone(),
@@ -330,8 +350,9 @@ impl ServiceTask {
 /// A door that leads where it led before needs no new waiters' attention.
 fn is_same(before: &Door, after: &Door) -> bool {
     match (before, after) {
-        (Door::Open(a), Door::Open(b)) => a.is(b),
-        (Door::Asleep, Door::Asleep) | (Door::Removed, Door::Removed) => true,
+        (Door::Open(a, to), Door::Open(b, too)) => a.is(b) && to == too,
+        (Door::Asleep(to), Door::Asleep(too)) => to == too,
+        (Door::Removed, Door::Removed) => true,
         (Door::Soon(a), Door::Soon(b)) => match (a, b) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
@@ -339,6 +360,16 @@ fn is_same(before: &Door, after: &Door) -> bool {
         },
         (Door::Shut(a), Door::Shut(b)) => Arc::ptr_eq(a, b),
         _ => false,
+    }
+}
+
+/// Why a start follows from this state; what was tried before is tried again for the same reason.
+fn why(before: State, last: Why) -> Why {
+    match before {
+        State::Idle | State::Halting { then: Then::Wake } => Why::Wake,
+        State::Backoff { .. } | State::CrashLoop { .. } => Why::Restart,
+        State::Failed => last,
+        _ => Why::Start,
     }
 }
 

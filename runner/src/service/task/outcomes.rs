@@ -78,11 +78,15 @@ impl ServiceTask {
 
     pub(super) fn failed(&mut self, nonce: Nonce, reason: Reason, event: Event) {
         let Some(held) = self.held.get_mut(&nonce) else { return };
-        // The jail that this runner builds is found once: another try could not end otherwise.
-        let is_refusal = reason.code == ErrorCode::IsolationUnavailable
+        // The jail that this runner builds is found once, and what the vault says changes only with what it is asked with:
+        // another try could not end otherwise.
+        let is_wait = reason.code.is_vault_wait();
+        let is_refusal = (is_wait
+            || matches!(reason.code, ErrorCode::IsolationUnavailable | ErrorCode::VaultError))
             && !matches!(held.machine.state, State::Halting { .. });
         let event = if is_refusal { Event::Refused } else { event };
-        if !held.is_superseded && reason.code != ErrorCode::Superseded {
+        let is_known = held.reason.as_deref() == Some(&reason);
+        if !held.is_superseded && !(is_wait && is_known) && reason.code != ErrorCode::Superseded {
             let generation = held.apply.generation;
             self.log.push(Stream::Runner, &format!("generation {generation}: {}", reason.message));
             tracing::info!(mesh.id = %self.key.mesh, service.name = %self.key.name, code = %reason.code,
@@ -90,6 +94,9 @@ impl ServiceTask {
             held.reason = Some(Arc::new(reason));
         }
         self.step(nonce, event);
+        if self.held.get(&nonce).is_some_and(|held| held.is_outdated) {
+            self.free(nonce);
+        }
     }
 
     fn ponged(&mut self, nonce: Nonce, instance: &Instance, pong: Pong) {
@@ -119,7 +126,9 @@ impl ServiceTask {
         held.is_pinged = false;
         self.step(nonce, Event::Started);
         // What the mesh demands may have changed while it started.
-        if let Some(reason) = self.held.get(&nonce).and_then(|held| self.refusal(&held.apply)) {
+        if let Some(reason) = self.held.get(&nonce).and_then(|held| {
+            self.refusal(&held.apply).or_else(|| self.shop.vault.distrust(&self.key.mesh, &held.apply.spec))
+        }) {
             self.failed(nonce, reason, Event::Refused);
         }
         if !self.held.get(&nonce).is_some_and(Holding::is_ready) {
@@ -165,6 +174,9 @@ impl ServiceTask {
             held.usage = None;
         }
         self.step(nonce, Event::Gone);
+        if self.held.get(&nonce).is_some_and(|held| held.is_outdated) {
+            self.free(nonce);
+        }
     }
 }
 

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use wire::report::Reason;
+use wire::ErrorCode;
+use wire::report::Phase;
 use wire::runner::Apply;
-use wire::{ErrorCode, Policy};
 
 use super::super::generation::Holding;
 use super::super::state::{Event, Machine, State};
@@ -27,12 +28,10 @@ impl ServiceTask {
             |nonce: Option<Nonce>| nonce.and_then(|n| self.held.get(&n)).map(|h| h.apply.generation);
         if generation_of(self.serving) == Some(apply.generation) {
             self.supersede_candidate();
-            self.reconsider(self.serving, apply.policy);
-            return Ok(());
+            return self.reconsider(self.serving, apply);
         }
         if generation_of(self.candidate) == Some(apply.generation) {
-            self.reconsider(self.candidate, apply.policy);
-            return Ok(());
+            return self.reconsider(self.candidate, apply);
         }
         self.supersede_candidate();
         let nonce = self.next_nonce;
@@ -48,11 +47,59 @@ impl ServiceTask {
         Ok(())
     }
 
-    /// The same generation was asked for again: what the mesh demands may be something else now.
-    fn reconsider(&mut self, nonce: Option<Nonce>, policy: Policy) {
-        let Some(nonce) = nonce else { return };
-        let Some(held) = self.held.get_mut(&nonce).filter(|held| held.apply.policy != policy) else { return };
-        held.apply = Arc::new(Apply { policy, ..Apply::clone(&held.apply) });
+    /// The same generation was asked for again: what the mesh demands, or what there is to open its secrets with, may be
+    /// something else now.
+    fn reconsider(&mut self, nonce: Option<Nonce>, asked: Apply) -> Result<(), ApplyError> {
+        let Some((nonce, held)) = nonce.and_then(|nonce| Some((nonce, self.held.get_mut(&nonce)?))) else {
+            return Ok(());
+        };
+        let Apply { policy, vault, .. } = asked;
+        // What it opened as one member must not answer another.
+        if vault.caller != held.apply.vault.caller {
+            return Err(ApplyError::OtherCaller);
+        }
+        let (is_demand, is_material) = (held.apply.policy != policy, held.apply.vault != vault);
+        if is_demand || is_material {
+            held.apply = Arc::new(Apply { policy, vault, ..Apply::clone(&held.apply) });
+        }
+        held.is_outdated |= is_material;
+        if is_demand {
+            self.judge(nonce);
+        }
+        self.free(nonce);
+        Ok(())
+    }
+
+    /// What a start of it needs of the vault may be there now.
+    pub(super) fn free(&mut self, nonce: Nonce) {
+        let Some(held) = self.held.get_mut(&nonce).filter(|held| held.is_held_back()) else { return };
+        held.step = Phase::Waiting;
+        self.step(nonce, Event::Freed);
+    }
+
+    /// The runner got its key, or keys of some mesh, or lost them.
+    pub(super) fn vault_changed(&mut self) {
+        let all: Vec<Nonce> = self.held.keys().copied().collect();
+        for nonce in all {
+            let Some(held) = self.held.get_mut(&nonce) else { continue };
+            held.is_outdated = true;
+            let is_running = held.is_ready();
+            match self.shop.vault.distrust(&self.key.mesh, &held.apply.spec).filter(|_| is_running) {
+                Some(reason) => {
+                    self.failed(nonce, reason, Event::Refused);
+                    if self.serving != Some(nonce) && self.candidate != Some(nonce) {
+                        // It was finishing its last calls.
+                        self.step(nonce, Event::Stop);
+                    }
+                }
+                None => self.free(nonce),
+            }
+        }
+    }
+
+    /// What the mesh demands has changed.
+    fn judge(&mut self, nonce: Nonce) {
+        let Some(held) = self.held.get_mut(&nonce) else { return };
         let (apply, state) = (held.apply.clone(), held.machine.state);
         let was_refused = held.reason.as_ref().is_some_and(|r| r.code == ErrorCode::IsolationUnavailable);
         match self.refusal(&apply) {

@@ -1,0 +1,417 @@
+//! The vault's entries: versions of ours, sealed and signed by their owners, and the opaque envelopes of the original's
+//! clients. A name of an owner holds one or the other.
+//!
+//! Here: the rows. Not here: whether a signature fits and who may write (`crate::vault`).
+//! Invariant: versions of an entry grow by one, and only the newest has content.
+
+use wire::peer::vault::VaultVersion;
+use wire::vault::{EntryKind, KeyId, VaultEntry, VaultName, Wrap, WrapOf};
+use wire::{MeshId, PublicKey};
+
+use super::row::{Count, Place};
+use super::{StoreError, Tx, execute, fetch_all, fetch_optional};
+use crate::clock;
+
+/// Versions of one entry of which something is remembered.
+pub const KEPT_VERSIONS: i64 = 100;
+
+pub struct Entries<'t> {
+    pub(super) tx: &'t mut Tx,
+}
+
+/// An entry as its owner's list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryLine {
+    pub key: VaultName,
+    pub version: i64,
+    pub kind: EntryKind,
+    pub kid: Option<KeyId>,
+    pub stored_at: i64,
+    /// When a runner last opened it.
+    pub last_used_at: Option<i64>,
+}
+
+/// What the original's clients store. Everything but the key and the type is opaque.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub key: VaultName,
+    pub ciphertext: String,
+    pub nonce: String,
+    pub sealed_key: String,
+    pub entry_type: String,
+    pub mount_path: Option<String>,
+    pub description: Option<String>,
+    pub updated_at: i64,
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT owner, key_name, version, kind, created_ms, content, signature, kid, wrap FROM vault_entry ",
+            $rest
+        )
+    };
+}
+
+macro_rules! select_envelope {
+    ($rest:literal) => {
+        concat!(
+            "SELECT key_name, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at \
+             FROM vault_envelope ",
+            $rest
+        )
+    };
+}
+
+const NEWEST: &str =
+    select!("WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 ORDER BY version DESC LIMIT 1");
+const NEWEST_BARE: &str = "SELECT owner, key_name, version, kind, created_ms, '' AS content, signature, kid, wrap \
+    FROM vault_entry WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 ORDER BY version DESC LIMIT 1";
+const PUT: &str = "INSERT INTO vault_entry (mesh_id, owner, key_name, version, kind, created_ms, content, signature, \
+    kid, wrap, stored_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
+const EMPTY_OLDER: &str = "UPDATE vault_entry SET content = '', wrap = NULL \
+    WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 AND version < $4 AND wrap IS NOT NULL";
+const FORGET_OLDEST: &str =
+    "DELETE FROM vault_entry WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 AND version <= $4";
+const NAMES: &str =
+    "SELECT COUNT(DISTINCT key_name) AS n FROM vault_entry WHERE mesh_id = $1 AND owner = $2";
+const LIVE: &str = "SELECT (SELECT COUNT(*) FROM vault_entry WHERE mesh_id = $1 AND owner = $2 AND wrap IS NOT NULL) + \
+    (SELECT COUNT(*) FROM vault_envelope WHERE mesh_id = $1 AND owner = $2) AS n";
+const LINES: &str = "SELECT e.key_name, e.version, e.kind, e.kid, e.stored_at, \
+    (SELECT MAX(o.at_ms) FROM vault_opening o WHERE o.mesh_id = e.mesh_id AND o.owner = e.owner \
+    AND o.key_name = e.key_name) AS last_used_at FROM vault_entry e \
+    WHERE e.mesh_id = $1 AND e.owner = $2 AND e.wrap IS NOT NULL ORDER BY e.key_name";
+const HISTORY: &str = "SELECT e.version, e.kind, e.kid, e.stored_at, \
+    (SELECT COUNT(*) FROM vault_opening o WHERE o.mesh_id = e.mesh_id AND o.owner = e.owner \
+    AND o.key_name = e.key_name AND o.version = e.version) AS openings FROM vault_entry e \
+    WHERE e.mesh_id = $1 AND e.owner = $2 AND e.key_name = $3 ORDER BY e.version DESC";
+const SEALED_TO: &str = select!(
+    "WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL ORDER BY owner, key_name, version LIMIT $3"
+);
+const COUNT_SEALED_TO: &str =
+    "SELECT COUNT(*) AS n FROM vault_entry WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL";
+const REWRAP: &str = "UPDATE vault_entry SET kid = $6, wrap = $7 \
+    WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 AND version = $4 AND kid = $5 AND wrap IS NOT NULL";
+
+const SET_ENVELOPE: &str = "INSERT INTO vault_envelope (mesh_id, owner, key_name, ciphertext, nonce, sealed_key, \
+    entry_type, mount_path, description, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+    ON CONFLICT (mesh_id, owner, key_name) DO UPDATE SET ciphertext = excluded.ciphertext, nonce = excluded.nonce, \
+    sealed_key = excluded.sealed_key, entry_type = excluded.entry_type, mount_path = excluded.mount_path, \
+    description = excluded.description, updated_at = excluded.updated_at";
+const ENVELOPE: &str = select_envelope!("WHERE mesh_id = $1 AND owner = $2 AND key_name = $3");
+const ENVELOPES: &str = select_envelope!("WHERE mesh_id = $1 AND owner = $2 ORDER BY key_name");
+const DELETE_ENVELOPE: &str =
+    "DELETE FROM vault_envelope WHERE mesh_id = $1 AND owner = $2 AND key_name = $3";
+
+impl Entries<'_> {
+    /// The newest version, which may say that the entry is gone.
+    pub async fn newest(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+        key: &VaultName,
+    ) -> Result<Option<VaultEntry>, StoreError> {
+        let row: Option<EntryRow> =
+            fetch_optional!(&mut *self.tx, NEWEST, mesh.as_str(), owner.as_str(), key.as_str())?;
+        row.map(|row| row.read(mesh)).transpose()
+    }
+
+    /// [`Self::newest`] with its content left out, which may be large.
+    pub async fn newest_bare(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+        key: &VaultName,
+    ) -> Result<Option<VaultEntry>, StoreError> {
+        let row: Option<EntryRow> =
+            fetch_optional!(&mut *self.tx, NEWEST_BARE, mesh.as_str(), owner.as_str(), key.as_str())?;
+        row.map(|row| row.read(mesh)).transpose()
+    }
+
+    /// The newest version of each; what was never there is left out.
+    pub async fn newest_of<'a>(
+        &mut self,
+        mesh: &MeshId,
+        wanted: impl IntoIterator<Item = (&'a PublicKey, &'a VaultName)>,
+    ) -> Result<Vec<VaultEntry>, StoreError> {
+        let mut found = Vec::new();
+        for (owner, key) in wanted {
+            found.extend(self.newest(mesh, owner, key).await?);
+        }
+        Ok(found)
+    }
+
+    /// Stores the successor of the newest version, whose content goes with this.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it is not the successor.
+    pub async fn put(&mut self, mesh: &MeshId, entry: &VaultEntry, at: i64) -> Result<(), StoreError> {
+        let VaultEntry { owner, key, version, kind, created_ms, content, signature, wrap } = entry;
+        let newest = self.newest(mesh, owner, key).await?.map_or(0, |newest| newest.version);
+        let (mesh, owner, key) = (mesh.as_str(), owner.as_str(), key.as_str());
+        let (kid, wrap) = wrap.as_ref().map(|w| (w.kid.as_str(), w.sealed.as_str())).unzip();
+        if newest.checked_add(1) != Some(*version) {
+            return Err(StoreError::Conflict);
+        }
+        execute!(&mut *self.tx, EMPTY_OLDER, mesh, owner, key, *version)?;
+        let kind = kind.as_str();
+        let rows = execute!(
+            &mut *self.tx,
+            PUT,
+            mesh,
+            owner,
+            key,
+            *version,
+            kind,
+            *created_ms,
+            content,
+            signature,
+            kid,
+            wrap,
+            at
+        )?;
+        if rows != 1 {
+            return Err(StoreError::Conflict);
+        }
+        execute!(&mut *self.tx, FORGET_OLDEST, mesh, owner, key, version - KEPT_VERSIONS)?;
+        Ok(())
+    }
+
+    /// How many names an owner ever used for entries of ours: the gone ones too, whose version has to be remembered.
+    pub async fn count_names(&mut self, mesh: &MeshId, owner: &PublicKey) -> Result<usize, StoreError> {
+        let row: Option<Count> = fetch_optional!(&mut *self.tx, NAMES, mesh.as_str(), owner.as_str())?;
+        Ok(number(row))
+    }
+
+    /// How many entries of either form an owner has.
+    pub async fn count(&mut self, mesh: &MeshId, owner: &PublicKey) -> Result<usize, StoreError> {
+        let row: Option<Count> = fetch_optional!(&mut *self.tx, LIVE, mesh.as_str(), owner.as_str())?;
+        Ok(number(row))
+    }
+
+    /// The entries that an owner has, by name.
+    pub async fn list(&mut self, mesh: &MeshId, owner: &PublicKey) -> Result<Vec<EntryLine>, StoreError> {
+        let rows: Vec<LineRow> = fetch_all!(&mut *self.tx, LINES, mesh.as_str(), owner.as_str())?;
+        rows.into_iter().map(|row| row.read(mesh, owner)).collect()
+    }
+
+    /// Newest first.
+    pub async fn history(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+        key: &VaultName,
+    ) -> Result<Vec<VaultVersion>, StoreError> {
+        let rows: Vec<VersionRow> =
+            fetch_all!(&mut *self.tx, HISTORY, mesh.as_str(), owner.as_str(), key.as_str())?;
+        let id = format!("{mesh}/{owner}/{key}");
+        let place = Place { table: "vault_entry", id: &id };
+        rows.into_iter().map(|row| row.read(&place)).collect()
+    }
+
+    /// What is sealed to a vault key, of every member.
+    pub async fn sealed_to(
+        &mut self,
+        mesh: &MeshId,
+        kid: &KeyId,
+        most: usize,
+    ) -> Result<Vec<VaultEntry>, StoreError> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows: Vec<EntryRow> =
+            fetch_all!(&mut *self.tx, SEALED_TO, mesh.as_str(), kid.as_str(), most)?;
+        rows.into_iter().map(|row| row.read(mesh)).collect()
+    }
+
+    pub async fn count_sealed_to(&mut self, mesh: &MeshId, kid: &KeyId) -> Result<i64, StoreError> {
+        let row: Option<Count> =
+            fetch_optional!(&mut *self.tx, COUNT_SEALED_TO, mesh.as_str(), kid.as_str())?;
+        Ok(row.map_or(0, |row| row.n))
+    }
+
+    /// Replaces the wrap of a version that is still sealed to `from`. `false` when it is not, or is not the newest.
+    pub async fn rewrap(&mut self, mesh: &MeshId, from: &KeyId, of: &WrapOf) -> Result<bool, StoreError> {
+        let WrapOf { owner, key, version, wrap, kind: _, created_ms: _, content_sha256: _ } = of;
+        let (mesh, owner, key) = (mesh.as_str(), owner.as_str(), key.as_str());
+        let (from, kid, sealed) = (from.as_str(), wrap.kid.as_str(), wrap.sealed.as_str());
+        Ok(execute!(&mut *self.tx, REWRAP, mesh, owner, key, *version, from, kid, sealed)? == 1)
+    }
+
+    /// Stores an envelope in place of the one of its name.
+    pub async fn set_envelope(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+        envelope: &Envelope,
+    ) -> Result<(), StoreError> {
+        let Envelope { key, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at } =
+            envelope;
+        execute!(
+            &mut *self.tx,
+            SET_ENVELOPE,
+            mesh.as_str(),
+            owner.as_str(),
+            key.as_str(),
+            ciphertext,
+            nonce,
+            sealed_key,
+            entry_type,
+            mount_path.as_deref(),
+            description.as_deref(),
+            *updated_at
+        )?;
+        Ok(())
+    }
+
+    pub async fn envelope(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+        key: &VaultName,
+    ) -> Result<Option<Envelope>, StoreError> {
+        let row: Option<EnvelopeRow> =
+            fetch_optional!(&mut *self.tx, ENVELOPE, mesh.as_str(), owner.as_str(), key.as_str())?;
+        row.map(|row| row.read(mesh, owner)).transpose()
+    }
+
+    /// By name.
+    pub async fn envelopes(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+    ) -> Result<Vec<Envelope>, StoreError> {
+        let rows: Vec<EnvelopeRow> = fetch_all!(&mut *self.tx, ENVELOPES, mesh.as_str(), owner.as_str())?;
+        rows.into_iter().map(|row| row.read(mesh, owner)).collect()
+    }
+
+    /// `false` when there is none.
+    pub async fn delete_envelope(
+        &mut self,
+        mesh: &MeshId,
+        owner: &PublicKey,
+        key: &VaultName,
+    ) -> Result<bool, StoreError> {
+        let (mesh, owner, key) = (mesh.as_str(), owner.as_str(), key.as_str());
+        Ok(execute!(&mut *self.tx, DELETE_ENVELOPE, mesh, owner, key)? == 1)
+    }
+}
+
+fn number(row: Option<Count>) -> usize {
+    row.and_then(|row| usize::try_from(row.n).ok()).unwrap_or_default()
+}
+
+fn kind(place: &Place<'_>, text: &str) -> Result<EntryKind, StoreError> {
+    let known = [EntryKind::Env, EntryKind::File, EntryKind::Gone];
+    known.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| place.broken("kind"))
+}
+
+fn kid(place: &Place<'_>, text: Option<&str>) -> Result<Option<KeyId>, StoreError> {
+    text.map(|text| place.id("kid", KeyId::parse, text)).transpose()
+}
+
+#[derive(sqlx::FromRow)]
+struct EntryRow {
+    owner: String,
+    key_name: String,
+    version: i64,
+    kind: String,
+    created_ms: i64,
+    content: String,
+    signature: String,
+    kid: Option<String>,
+    wrap: Option<String>,
+}
+
+impl EntryRow {
+    fn read(self, mesh: &MeshId) -> Result<VaultEntry, StoreError> {
+        let Self { owner, key_name, version, kind: is, created_ms, content, signature, kid: sealed_to, wrap } =
+            self;
+        let id = format!("{mesh}/{owner}/{key_name}/{version}");
+        let place = Place { table: "vault_entry", id: &id };
+        let wrap = match (kid(&place, sealed_to.as_deref())?, wrap) {
+            (Some(kid), Some(sealed)) => Some(Wrap { kid, sealed }),
+            (None, Some(_)) => return Err(place.broken("kid")),
+            (_, None) => None,
+        };
+        Ok(VaultEntry {
+            owner: place.id("owner", PublicKey::parse, &owner)?,
+            key: place.id("key_name", VaultName::parse, &key_name)?,
+            version,
+            kind: kind(&place, &is)?,
+            created_ms,
+            content,
+            signature,
+            wrap,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct LineRow {
+    key_name: String,
+    version: i64,
+    kind: String,
+    kid: Option<String>,
+    stored_at: i64,
+    last_used_at: Option<i64>,
+}
+
+impl LineRow {
+    fn read(self, mesh: &MeshId, owner: &PublicKey) -> Result<EntryLine, StoreError> {
+        let Self { key_name, version, kind: is, kid: sealed_to, stored_at, last_used_at } = self;
+        let id = format!("{mesh}/{owner}/{key_name}/{version}");
+        let place = Place { table: "vault_entry", id: &id };
+        Ok(EntryLine {
+            key: place.id("key_name", VaultName::parse, &key_name)?,
+            version,
+            kind: kind(&place, &is)?,
+            kid: kid(&place, sealed_to.as_deref())?,
+            stored_at,
+            last_used_at,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct VersionRow {
+    version: i64,
+    kind: String,
+    kid: Option<String>,
+    stored_at: i64,
+    openings: i64,
+}
+
+impl VersionRow {
+    fn read(self, place: &Place<'_>) -> Result<VaultVersion, StoreError> {
+        let Self { version, kind: is, kid: sealed_to, stored_at, openings } = self;
+        Ok(VaultVersion {
+            version,
+            kind: kind(place, &is)?,
+            stored_at: clock::iso(stored_at),
+            kid: kid(place, sealed_to.as_deref())?,
+            openings,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct EnvelopeRow {
+    key_name: String,
+    ciphertext: String,
+    nonce: String,
+    sealed_key: String,
+    entry_type: String,
+    mount_path: Option<String>,
+    description: Option<String>,
+    updated_at: i64,
+}
+
+impl EnvelopeRow {
+    fn read(self, mesh: &MeshId, owner: &PublicKey) -> Result<Envelope, StoreError> {
+        let Self { key_name, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at } =
+            self;
+        let id = format!("{mesh}/{owner}/{key_name}");
+        let place = Place { table: "vault_envelope", id: &id };
+        let key = place.id("key_name", VaultName::parse, &key_name)?;
+        Ok(Envelope { key, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at })
+    }
+}

@@ -1,0 +1,123 @@
+//! What an instance gets of the vault, and what is masked in what it says.
+//!
+//! Here: opened values as variables and files, and which plain variables count as secrets. Not here: opening (see
+//! [`crate::vault`]).
+//! Invariant: a variable that refers to the vault is either what its owner sealed, or there is no instance.
+
+use std::sync::Arc;
+
+use jail::SecretFile;
+use vault::Redactor;
+use wire::report::Reason;
+use wire::runner::Apply;
+use wire::spec::ServiceSpec;
+use wire::{ErrorCode, ServiceKey, Tier};
+
+use crate::prepare::Prepared;
+use crate::vault::{Start, Value, Vault, Why};
+
+/// In the name of a plain variable: its value is masked like one of the vault.
+const TELLTALE: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH"];
+
+/// Whether this tier can show what the spec refers to.
+pub fn fits(spec: &ServiceSpec, tier: Tier) -> Result<(), Reason> {
+    let files: Vec<&str> =
+        spec.vault.iter().filter(|(_, reference)| reference.file.is_some()).map(|(name, _)| name.as_str()).collect();
+    if tier == Tier::Strict || files.is_empty() {
+        return Ok(());
+    }
+    let message = format!("files of secrets need the strict jail, which this runner can not build: {}", files.join(", "));
+    Err(Reason { code: ErrorCode::IsolationUnavailable, message, stderr: vec![] })
+}
+
+/// Opens what the spec refers to.
+pub async fn open(
+    vault: &Arc<Vault>,
+    key: &ServiceKey,
+    apply: &Arc<Apply>,
+    prepared: &Arc<Prepared>,
+    why: Why,
+) -> Result<Vec<Value>, Reason> {
+    if apply.spec.vault.is_empty() {
+        return Ok(vec![]);
+    }
+    let (vault, key, apply, prepared) = (vault.clone(), key.clone(), apply.clone(), prepared.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        vault.open(&Start { key: &key, apply: &apply, pin: &prepared.pin, why })
+    });
+    let reason = |code, message| Reason { code, message, stderr: vec![] };
+    match opened.await {
+        Ok(opened) => opened.map_err(|e| reason(e.code(), e.to_string())),
+        Err(_) => Err(reason(ErrorCode::Internal, "opening the secrets panicked".to_owned())),
+    }
+}
+
+/// What masks the values in everything that the instance says. `env`: its plain variables.
+pub fn redactor(values: &[Value], env: &[(String, String)]) -> Redactor {
+    let plain = env.iter().filter(|(name, _)| is_telltale(name)).map(|(_, value)| value.as_bytes());
+    Redactor::new(values.iter().map(|value| value.bytes.as_slice()).chain(plain))
+}
+
+fn is_telltale(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    TELLTALE.iter().any(|sign| name.contains(sign))
+}
+
+/// The values as variables, and the files that some of them name.
+pub fn place(
+    values: Vec<Value>,
+    env: &mut Vec<(String, String)>,
+) -> Result<Vec<SecretFile>, Reason> {
+    let mut files = vec![];
+    for Value { variable, file, mut bytes } in values {
+        let bytes = std::mem::take(&mut *bytes);
+        match file {
+            Some(path) => {
+                env.push((variable, path.clone()));
+                let file = SecretFile { path: path.into(), bytes };
+                // Two variables may name one file; it is of one entry then.
+                if files.iter().all(|other: &SecretFile| other.path != file.path) {
+                    files.push(file);
+                }
+            }
+            None => {
+                let text = String::from_utf8(bytes).map_err(|e| {
+                    drop(zeroize::Zeroizing::new(e.into_bytes()));
+                    let message = format!("{variable}: the value is no text");
+                    Reason { code: ErrorCode::VaultError, message, stderr: vec![] }
+                })?;
+                env.push((variable, text));
+            }
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_variables_that_sound_like_secrets_are_masked_and_others_are_not() {
+        for name in ["API_KEY", "github_token", "AUTHORIZATION", "DB_PASSWORD", "AWS_SECRET"] {
+            assert!(is_telltale(name), "{name}");
+        }
+        for name in ["LANG", "NODE_ENV", "BASE_URL"] {
+            assert!(!is_telltale(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_reference_makes_a_file_and_a_variable_that_names_it() {
+        let value = |file: Option<&str>| Value {
+            variable: "A".to_owned(),
+            file: file.map(str::to_owned),
+            bytes: b"${HOME}".to_vec().into(),
+        };
+        let mut env = vec![];
+        let files = place(vec![value(None), value(Some("/secrets/a"))], &mut env).unwrap();
+        let pair = |value: &str| ("A".to_owned(), value.to_owned());
+        assert_eq!(env, [pair("${HOME}"), pair("/secrets/a")], "a value of the vault is not looked into");
+        assert_eq!((files.len(), files[0].bytes.as_slice()), (1, &b"${HOME}"[..]));
+    }
+}

@@ -1,0 +1,1 @@
+//! Claims about HPKE as we use it.
