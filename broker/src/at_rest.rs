@@ -71,6 +71,10 @@ impl AtRest {
         Ok(Self { ring: KeyRing::new(roots)?, keys: Mutex::default(), rotating: Mutex::default() })
     }
 
+    pub(crate) fn ring(&self) -> &KeyRing {
+        &self.ring
+    }
+
     /// Seals a record of a mesh, whose key is made when there is none.
     ///
     /// # Errors

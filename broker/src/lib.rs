@@ -13,6 +13,7 @@
 mod app;
 mod approvals;
 mod at_rest;
+pub mod backup;
 mod audit;
 mod bootstrap;
 mod callers;
@@ -35,6 +36,7 @@ mod policy;
 mod reconcile;
 mod runner;
 pub mod store;
+mod vault;
 mod views;
 
 pub use app::{App, Broker, BuildError};

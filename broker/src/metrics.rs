@@ -40,6 +40,7 @@ pub const PHASES: &[Phase] = &[
     Phase::Starting,
     Phase::Ready,
     Phase::Idle,
+    Phase::Waiting,
     Phase::Backoff,
     Phase::CrashLoop,
     Phase::Stopping,

@@ -12,6 +12,9 @@
 //! | deploy to oneself | members and above; an existing name only its deployer, or an admin |
 //! | deploy to others, widen a scope | admins and the owner |
 //! | narrow a scope, update, change its network, approve drift, stop, start, remove, logs | the deployer while at least a member, and every admin |
+//! | keep secrets in the vault | members and above, each their own; anyone may remove their own |
+//! | read everybody's lines of the vault's ledger | admins and the owner |
+//! | keys and runners of the vault, the at-rest key | the owner |
 //! | manage members, invite, set the policy of the mesh | admins and the owner; see [`may_change_member`] for whom |
 
 use std::collections::BTreeSet;
@@ -108,6 +111,12 @@ pub enum Action {
     Invite,
     /// Of the mesh.
     SetPolicy,
+    /// Put an entry of their own into the vault.
+    KeepSecrets,
+    /// Everybody's lines of the vault's ledger.
+    ReadLedger,
+    /// The vault's keys, the runners that get them, and the key that the broker encrypts with at rest.
+    ManageKeys,
 }
 
 /// The answer to [`decide`].
@@ -134,11 +143,15 @@ enum Rule {
     NewOrOwn,
     /// An admin, service or not.
     Admin,
+    /// At least a member; no service is asked.
+    Member,
+    /// The owner; no service is asked.
+    Owner,
 }
 
 impl Action {
     /// Every action, in the order of the table.
-    pub const ALL: [Action; 14] = [
+    pub const ALL: [Action; 17] = [
         Action::Call,
         Action::Look,
         Action::Deploy,
@@ -153,6 +166,9 @@ impl Action {
         Action::ManageMembers,
         Action::Invite,
         Action::SetPolicy,
+        Action::KeepSecrets,
+        Action::ReadLedger,
+        Action::ManageKeys,
     ];
 
     fn rule(self) -> Rule {
@@ -164,7 +180,13 @@ impl Action {
             Self::Narrow | Self::Update | Self::Stop | Self::Start | Self::Remove | Self::Logs => {
                 Rule::OwnOrAdmin
             }
-            Self::DeployShared | Self::ManageMembers | Self::Invite | Self::SetPolicy => Rule::Admin,
+            Self::DeployShared
+            | Self::ManageMembers
+            | Self::Invite
+            | Self::SetPolicy
+            | Self::ReadLedger => Rule::Admin,
+            Self::KeepSecrets => Rule::Member,
+            Self::ManageKeys => Rule::Owner,
         }
     }
 
@@ -187,6 +209,9 @@ pub fn decide(caller: &Caller, action: Action, subject: Option<Subject<'_>>) -> 
         (Rule::Admin, None) => is_admin,
         // Another mesh's service is no business of any role here.
         (Rule::Admin, Some(it)) => is_admin && it.mesh == &caller.mesh,
+        (Rule::Member, None) => caller.role >= Role::Member,
+        (Rule::Owner, None) => caller.role == Role::Owner,
+        (Rule::Member | Rule::Owner, Some(_)) => false,
         (Rule::NewOrOwn, None) => caller.role >= Role::Member,
         (Rule::NewOrOwn, Some(it)) => may_see(caller, it) && (is_admin || owns(it)),
         (_, None) => return Decision::NotFound,

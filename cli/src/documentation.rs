@@ -57,7 +57,9 @@ fn every_command_and_flag_is_described_and_nothing_else() {
         let (_, text) = sections.iter().find(|(name, _)| name == sub.get_name()).expect("compared above");
         let mut wanted = BTreeSet::new();
         let mut allowed = everywhere.clone();
-        for arg in sub.get_arguments().filter(|arg| !arg.is_hide_set()) {
+        // What a command does below its own name is described with it.
+        let words = [sub].into_iter().chain(sub.get_subcommands());
+        for arg in words.flat_map(clap::Command::get_arguments).filter(|arg| !arg.is_hide_set()) {
             let names = arg.get_long_and_visible_aliases().unwrap_or_default();
             allowed.extend(names.iter().map(|name| (*name).to_owned()));
             wanted.extend(arg.get_long().filter(|long| !everywhere.contains(*long)).map(str::to_owned));

@@ -58,6 +58,12 @@ pub fn encryption_key() -> Option<wire::Secret> {
     std::env::var("BROKER_ENCRYPTION_KEY").ok().filter(|key| !key.is_empty()).map(wire::Secret::new)
 }
 
+/// A file that systemd hands over (systemd.exec(5), credentials).
+pub fn credential(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|folder| !folder.is_empty())?;
+    Some(PathBuf::from(folder).join(name)).filter(|path| path.is_file())
+}
+
 /// A URL with a password must not be in argv.
 pub fn database_url() -> Option<wire::Secret> {
     std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()).map(wire::Secret::new)

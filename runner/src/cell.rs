@@ -24,8 +24,10 @@ use wire::isolation::IsolationReport;
 use wire::report::Reason;
 use wire::spec::Limits;
 use wire::{EgressRule, ErrorCode, Tier};
+use zeroize::Zeroizing;
 
 use crate::config::RunnerConfig;
+use crate::inject::Trust;
 pub use open::{Cell, Ended};
 use uids::Uids;
 pub use uids::{INSTALLER, UidLease};
@@ -51,7 +53,8 @@ pub struct CellOrder {
     /// For the cgroup and for logs: letters, digits, `-` and `_`. A number is added to it.
     pub name: String,
     pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
+    /// Wiped also when no jail comes of it.
+    pub env: Zeroizing<Vec<(String, String)>>,
     /// Of a strict cell only.
     pub secret_files: Vec<SecretFile>,
     pub cwd: PathBuf,
@@ -64,6 +67,8 @@ pub struct CellOrder {
     pub uid: Option<u32>,
     pub limits: Limits,
     pub rules: Rules,
+    /// What the jail has to trust for the injection of the rules.
+    pub trust: Option<Trust>,
     /// Those of the rules that may mean private addresses, besides the operator's own hosts: an install's registries.
     pub private: Vec<EgressRule>,
     pub ledger: Arc<Ledger>,
@@ -235,7 +240,7 @@ fn spec_of(order: &mut CellOrder, tmp: PathBuf, group: Option<&Group>, proxy_por
     };
     JailSpec {
         argv: std::mem::take(&mut order.argv),
-        env: std::mem::take(&mut order.env),
+        env: std::mem::take(&mut *order.env),
         cwd: std::mem::take(&mut order.cwd),
         home: std::mem::take(&mut order.home),
         tmp,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jail::{Exit, Report, Step};
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -22,11 +21,11 @@ use wire::{ErrorCode, Generation, Tier};
 use crate::cell::{Cell, CellOrder, Cells, Ended};
 use crate::diagnosis::{Failure, diagnose, ended};
 use crate::guard::{Blame, Guard};
-use crate::logs::{LINE_BYTES, LogRing, Stream, Voice};
+use crate::logs::{LogRing, Voice};
 use crate::masking::Masking;
 use crate::mcp::handshake::{self, Greeting};
 use crate::mcp::{self, Client, End, lists};
-use crate::rate::{self, Bucket};
+use crate::stderr;
 use crate::warden::{Life, Order};
 
 /// After stdin is closed, and after SIGTERM.
@@ -232,7 +231,7 @@ async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
     let (reading, errors_read) = watch::channel(());
     let words = voice.clone();
     tasks.spawn(async move {
-        read_errors(errors, words).await;
+        stderr::read(errors, words).await;
         drop(reading);
     });
     let body = Body { cell, guard, end, changed, voice, errors: errors_read, tasks: Mutex::new(tasks) };
@@ -358,43 +357,6 @@ impl Body {
         }
         ended
     }
-}
-
-/// Lines of stderr into the log; a line without end is cut, so that it can not eat memory.
-async fn read_errors(mut errors: pipe::Receiver, voice: Arc<Voice>) {
-    let mut buffer = Vec::with_capacity(2 * LINE_BYTES);
-    let mut lines = Bucket::new(rate::LINES);
-    let (mut was_held, mut seen) = (false, 0);
-    loop {
-        if let Some(until) = lines.held_until() {
-            metrics::counter!("claudemesh_runner_held_total", "stream" => "stderr").increment(1);
-            if !was_held {
-                voice
-                    .say(Stream::Runner, "the server logs faster than is taken and is held back (said once)");
-            }
-            was_held = true;
-            tokio::time::sleep_until(until).await;
-        }
-        match errors.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        while let Some(at) = memchr::memchr(b'\n', &buffer[seen..]) {
-            lines.take(1.0);
-            voice.say(Stream::Stderr, &buffer[..seen + at]);
-            buffer.drain(..=seen + at);
-            seen = 0;
-        }
-        if buffer.len() >= LINE_BYTES {
-            // What may be the beginning of a secret waits for its end.
-            let whole = buffer.len() - voice.masking.tail(&buffer);
-            lines.take(1.0);
-            voice.say(Stream::Stderr, &buffer[..whole]);
-            buffer.drain(..whole);
-        }
-        seen = buffer.len();
-    }
-    voice.say(Stream::Stderr, &buffer);
 }
 
 #[cfg(test)]

@@ -262,4 +262,18 @@ mod tests {
         assert_eq!(two.last_words(), ["two"]);
         assert_eq!(ring.tail(100).len(), 32);
     }
+
+    #[test]
+    fn a_secret_is_masked_before_its_line_is_cut_and_after_its_colours_are_gone() {
+        let ring = Arc::new(LogRing::default());
+        let redactor = vault::Redactor::new([&b"canary-7f3a91"[..]]);
+        let voice = Voice::new(ring.clone(), Masking::new(redactor, true));
+        voice.say(Stream::Stderr, format!("{}canary-7f3a91", "x".repeat(LINE_BYTES - 6)));
+        voice.say(Stream::Stdout, "bad \u{1b}[31mcanary-\u{1b}[0m7f3a91!");
+        voice.say(Stream::Runner, b"\xff canary-7f3a91 \xff");
+        let all: Vec<_> = ring.tail(9).iter().map(|line| line.text.clone()).collect();
+        assert!(!all.concat().contains("canary"), "{all:?}");
+        assert_eq!(all[1..], ["bad [secret]!", "\u{fffd} [secret] \u{fffd}"]);
+        assert_eq!(voice.last_words(), all[..2]);
+    }
 }

@@ -3,15 +3,28 @@
 mod world;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use jail::SecretFile;
+use runner::cell::{CellOrder, Cells};
+use runner::instance::{self, Launch, Manner, Pipes};
+use runner::logs::LogRing;
+use runner::mcp::{self, Reply};
+use runner::{Listen, RunnerConfig};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use vault::Redactor;
+use wire::{Generation, Tier};
 use world::World;
 
 /// What JSON, addresses and base64 write in other characters is in it.
-const SECRET: &str = "canary/7f3a91+\"q\\ü&=~5c";
+const SECRET: &str = "canary/7f3a91+\"q\\u&=~5c";
+/// Another one, which JSON may write in ASCII.
+const UMLAUT: &str = "grüße-7f3a91";
 const HOWS: [&str; 6] = ["raw", "cut", "endless", "coloured", "chatter", "base64_1"];
 
 /// Pieces of it that no form of it is without, as the server writes them.
@@ -41,7 +54,8 @@ async fn leaky(world: &World, args: &[&str]) -> Value {
     wish["spec"]["source"]["sha256"] = json!(digest);
     wish["spec"]["runtime"] = json!("python");
     wish["spec"]["entry"] = json!("leaky.py");
-    wish["spec"]["env_names"] = json!(["API_TOKEN"]);
+    wish["spec"]["env_names"] = json!(["API_TOKEN", "UMLAUT_PASSWORD"]);
+    wish["secrets"]["env"]["UMLAUT_PASSWORD"] = json!(UMLAUT);
     wish["secrets"]["env"]["API_TOKEN"] = json!(SECRET);
     wish
 }
@@ -158,4 +172,90 @@ async fn a_result_without_a_secret_keeps_its_bytes() {
     assert_eq!(response.status(), StatusCode::OK);
     let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes();
     assert_eq!(&body[..], b"{\"result\":{ \"a\" : 1.0e2 ,\"b\":[ ]}}\n");
+}
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+/// An instance whose secret is a file, or the reason why there is none.
+async fn with_file(dir: &Path, least: Tier, log: &Arc<LogRing>) -> Result<instance::Instance, String> {
+    let exe = env!("CARGO_BIN_EXE_runner-dev").into();
+    let mut config = RunnerConfig::new(dir.join("data"), Listen::Unix(dir.join("s")), exe);
+    config.strongest = least;
+    std::fs::create_dir_all(&config.data).expect("a directory");
+    let cells = Arc::new(Cells::new(&config));
+    let (home, uid) = cells.settle_home(&config.data.join("home")).expect("a home");
+    let code = dir.canonicalize().expect("a path").join("code");
+    std::fs::create_dir_all(&code).expect("a directory");
+    std::fs::copy(Path::new(FIXTURE).join("leaky.py"), code.join("leaky.py")).expect("copied");
+    let (stdio, pipes) = Pipes::new().expect("pipes");
+    let order = CellOrder {
+        name: "leaky".to_owned(),
+        argv: vec!["/usr/bin/python3".to_owned(), code.join("leaky.py").to_string_lossy().into_owned()],
+        env: vec![("SECRET_FILE".to_owned(), "/secrets/token".to_owned())].into(),
+        secret_files: vec![SecretFile { path: "/secrets/token".into(), bytes: SECRET.into() }],
+        cwd: code.clone(),
+        home,
+        tmp: None,
+        read_only: vec![code],
+        writable: vec![],
+        uid,
+        limits: wire::spec::Limits::default(),
+        rules: egress::Rules::default(),
+        trust: None,
+        private: vec![],
+        ledger: Arc::default(),
+        tier: cells.tier(Tier::Light).map_err(|e| e.message)?,
+        stdio,
+    };
+    let launch = Launch {
+        cells,
+        order,
+        pipes,
+        generation: Generation(1),
+        log: log.clone(),
+        redactor: Redactor::new([SECRET.as_bytes()]),
+        masks_results: true,
+        limits: mcp::Limits::default(),
+        start_timeout: Duration::from_secs(30),
+    };
+    let started = instance::start(launch, &CancellationToken::new()).await;
+    let (instance, lists) = started.map_err(|e| e.reason.message)?;
+    let lists = serde_json::to_string(&lists).expect("json");
+    assert!(lists.contains("prints [secret]"), "{lists}");
+    assert_masked("lists", &lists);
+    Ok(instance)
+}
+
+#[tokio::test]
+async fn a_secret_that_is_a_file_is_there_for_the_server_and_masked_in_what_it_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = Arc::new(LogRing::default());
+    let instance = match with_file(dir.path(), Tier::Strict, &log).await {
+        Ok(instance) => instance,
+        Err(why) => {
+            assert!(std::env::var_os("CI").is_none() && why.contains("jail"), "{why}");
+            return eprintln!("skipped: {why}");
+        }
+    };
+    for (tool, text) in [("result", "[secret]"), ("error", "no: [secret]")] {
+        let params = json!({ "name": tool }).to_string();
+        let mut call = instance.client.call("tools/call", Some(&params), None).expect("sent");
+        let (Reply::Result(bytes) | Reply::Error(bytes)) = call.answer().await.expect("answered");
+        let reply = String::from_utf8(bytes.to_vec()).expect("text");
+        assert!(reply.contains(text), "{reply}");
+        assert_masked(tool, &reply);
+    }
+    let params = json!({"name": "complain", "arguments": {"how": "raw"}}).to_string();
+    let call = instance.client.call("tools/call", Some(&params), None).expect("sent").answer().await;
+    call.expect("answered");
+    instance.halt(Manner::Graceful).await;
+    let lines: Vec<_> = log.tail(100).iter().map(|line| line.text.clone()).collect();
+    assert!(lines.contains(&"raw: [secret]".to_owned()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_light_cell_takes_no_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let why = with_file(dir.path(), Tier::Light, &Arc::default()).await.err().expect("refused");
+    assert!(why.contains("files of secrets need the strict jail"), "{why}");
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 pub const PYTHON: &str = include_str!("../fixtures/python/server.py");
+/// Tells the digests of secrets that it was given.
+pub const KEEPER: &str = include_str!("../fixtures/python/keeper.py");
 pub const NODE: &str = include_str!("../fixtures/node/index.js");
 pub const NODE_PACKAGE: &str = include_str!("../fixtures/node/package.json");
 
@@ -24,6 +26,10 @@ pub fn write_tree(root: &Path, files: &[(&str, &str)]) -> PathBuf {
 
 pub fn python_folder(root: &Path) -> PathBuf {
     write_tree(root, &[("server.py", PYTHON)])
+}
+
+pub fn keeper_folder(root: &Path) -> PathBuf {
+    write_tree(root, &[("server.py", KEEPER)])
 }
 
 pub fn node_folder(root: &Path) -> PathBuf {

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 
 use ed25519_dalek::SigningKey;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -42,6 +43,16 @@ impl Person {
     pub async fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
         // Installing from a registry on a busy machine is the longest thing that a command waits for.
         timeout(PATIENCE * 5, self.command(args).output()).await.expect("the command ends").unwrap()
+    }
+
+    /// Runs a command that must work, with this on its stdin.
+    pub async fn fed<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, input: &[u8]) -> String {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).await.unwrap();
+        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("the command ends").unwrap();
+        let (out, err) = texts(&output);
+        assert!(output.status.success(), "{} fed a command: {}\n{out}\n{err}", self.name, output.status);
+        out
     }
 
     /// Runs a command that must work, and gives its stdout.

@@ -66,4 +66,58 @@ mod tests {
             assert_eq!(from_base64(odd), Err(Refused::Damaged), "{odd:?}");
         }
     }
+
+    #[test]
+    fn fields_that_join_to_the_same_text_are_framed_differently() {
+        assert_ne!(framed("p", &["ab", "c"]), framed("p", &["a", "bc"]));
+        assert_ne!(framed("p", &["a"]), framed("p", &["a", ""]));
+        assert_ne!(framed("p", &["\u{e9}"]), framed("p", &["e\u{301}"]));
+        assert_ne!(framed("p", &["a\0b"]), framed("p", &["a", "b"]));
+        assert_ne!(framed("pa", &["b"]), framed("p", &["ab"]));
+    }
+
+    #[test]
+    fn a_weak_key_signs_nothing() {
+        // The neutral point: with it a signature of zeros matches every text, unless the check is strict.
+        let weak = PublicKey::parse(&format!("01{}", "00".repeat(31))).unwrap();
+        let signature = format!("01{}", "00".repeat(63));
+        assert_eq!(verify(&weak, &signature, "anything"), Err(Refused::Signature));
+    }
+
+    mod any {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        /// Reads a frame back: what can be read back in one way only is injective.
+        fn fields_of(mut bytes: &[u8]) -> Vec<String> {
+            let mut fields = Vec::new();
+            while let Some((len, rest)) = bytes.split_at_checked(8) {
+                let len = u64::from_be_bytes(len.try_into().unwrap()) as usize;
+                fields.push(String::from_utf8(rest[..len].to_vec()).unwrap());
+                bytes = &rest[len..];
+            }
+            assert!(bytes.is_empty());
+            fields
+        }
+
+        proptest! {
+            #[test]
+            fn a_frame_has_one_reading(fields in prop::collection::vec(".{0,12}", 1..8)) {
+                let borrowed: Vec<&str> = fields.iter().map(String::as_str).collect();
+                prop_assert_eq!(fields_of(&framed(borrowed[0], &borrowed[1..])), fields);
+            }
+
+            #[test]
+            fn different_fields_are_framed_differently(
+                one in prop::collection::vec("[ab\0]{0,3}", 0..4),
+                two in prop::collection::vec("[ab\0]{0,3}", 0..4),
+            ) {
+                let frame = |fields: &[String]| {
+                    framed("p", &fields.iter().map(String::as_str).collect::<Vec<_>>())
+                };
+                prop_assert_eq!(frame(&one) == frame(&two), one == two);
+            }
+        }
+    }
 }

@@ -155,13 +155,21 @@ pub fn grant(
     Ok(grant)
 }
 
+/// Whether the signer that the grant names signed it for this mesh. Only its runner can say whether it opens.
+///
+/// # Errors
+/// [`Refused::Signature`].
+pub fn check_grant(mesh: &MeshId, grant: &Grant) -> Result<(), Refused> {
+    verify(&grant.signer, &grant.signature, &grant_statement(mesh, grant))
+}
+
 /// The vault key of a grant to this runner. The signature is checked against the signer that the grant names; whether that
 /// is the mesh's owner, the caller knows.
 ///
 /// # Errors
 /// [`Refused`].
 pub fn accept(runner: &BoxKey, mesh: &MeshId, grant: &Grant) -> Result<BoxKey, Refused> {
-    verify(&grant.signer, &grant.signature, &grant_statement(mesh, grant))?;
+    check_grant(mesh, grant)?;
     if grant.runner != runner_id(&runner.public()) {
         return Err(Refused::Form("the grant is to another runner"));
     }

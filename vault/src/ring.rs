@@ -94,7 +94,8 @@ impl KeyRing {
         Ok((wrapped.key_id() != Some(self.active())).then(|| self.wrap(mesh, &key)))
     }
 
-    fn wrap(&self, mesh: &MeshId, key: &AtRestKey) -> Sealed {
+    /// A mesh key for the store.
+    pub fn wrap(&self, mesh: &MeshId, key: &AtRestKey) -> Sealed {
         self.active.seal(&[MESH_KEY_PURPOSE, mesh.as_str()], key.root())
     }
 }

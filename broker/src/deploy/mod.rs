@@ -27,7 +27,9 @@ pub(crate) use sealing::open as open_secrets;
 pub(crate) use sealing::seal as seal_secrets;
 pub use sharing::{deployed_event, manages, set_scope};
 #[expect(unused_imports, reason = "for the instances of callers")]
-pub(crate) use vaulted::{Mark, consent_of, mark, mark_of, material, missing, vault_changed};
+pub(crate) use vaulted::{
+    Mark, consent_of, mark, mark_of, material, missing, needs_material, vault_changed,
+};
 pub use vaulted::uses;
 pub use versions::{rollback, update};
 

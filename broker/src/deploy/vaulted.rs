@@ -22,6 +22,9 @@ use crate::clock;
 use crate::store::{Service, StoreError, StoredGeneration, Tx, Wanted};
 use crate::views::{MeshView, ServiceView};
 
+/// Consents of one member that a generation of unknown pin is given with.
+const MAX_CONSENTS: usize = 4;
+
 /// Names the entries and consents that a service was given with: equal ones open the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark([u8; 32]);
@@ -88,6 +91,11 @@ pub(crate) fn mark_of(material: &Material) -> Mark {
     Mark::of_material(material)
 }
 
+/// Also without references an instance of [`RunAs::Caller`] must know whose it is.
+pub(crate) fn needs_material(spec: &ServiceSpec) -> bool {
+    !spec.vault.is_empty() || spec.run_as == RunAs::Caller
+}
+
 /// Whether the sealed values are wanted, too: they may be large.
 #[derive(Clone, Copy)]
 enum Content {
@@ -101,7 +109,7 @@ async fn find(
     caller: Option<&PublicKey>,
     content: Content,
 ) -> Result<Option<Material>, StoreError> {
-    if stored.spec.vault.is_empty() {
+    if !needs_material(&stored.spec) {
         return Ok(None);
     }
     let caller = whose(tx, stored, caller).await?;
@@ -116,7 +124,8 @@ async fn find(
     }
     let mut consents = Vec::new();
     for owner in consent::owners(&stored.spec, caller.as_ref()) {
-        consents.extend(consent_of(tx, stored, &owner).await?.map(|(consent, _)| consent));
+        let found = consents_of(tx, stored, &owner).await?;
+        consents.extend(found.into_iter().map(|(consent, _)| consent));
     }
     Ok(Some(Material { entries, consents, caller }))
 }
@@ -156,18 +165,32 @@ pub(crate) async fn consent_of(
     stored: &StoredGeneration,
     signer: &PublicKey,
 ) -> Result<Option<(Consent, ConsentDoc)>, StoreError> {
-    let pin = stored.pin.as_ref().map(consent::pin);
-    for consent in tx.consents().by(&stored.key, signer).await? {
-        // What does not check was not written by us; the runner would refuse it, too.
-        let Ok(doc) = consent::check(&consent) else { continue };
-        let service = stored.key.name.as_str();
-        let pin = pin.as_ref().unwrap_or(&doc.pin);
-        let wanted = Covered { mesh: &stored.key.mesh, service, spec: &stored.spec, pin };
-        if consent::covers(&doc, &wanted) {
-            return Ok(Some((consent, doc)));
+    Ok(consents_of(tx, stored, signer).await?.into_iter().next())
+}
+
+/// Newest first, one for each pin that the generation may turn out to have.
+async fn consents_of(
+    tx: &mut Tx,
+    stored: &StoredGeneration,
+    signer: &PublicKey,
+) -> Result<Vec<(Consent, ConsentDoc)>, StoreError> {
+    let all = tx.consents().by(&stored.key, signer).await?;
+    // What does not check was not written by us; the runner would refuse it, too.
+    let checked = all.into_iter().filter_map(|one| consent::check(&one).ok().map(|doc| (one, doc)));
+    let checked: Vec<_> = checked.collect();
+    let floor = checked.iter().map(|(_, doc)| doc.floor).max().unwrap_or_default();
+    let known = stored.pin.as_ref().map(consent::pin);
+    let mut found: Vec<(Consent, ConsentDoc)> = Vec::new();
+    for (one, doc) in checked {
+        let (mesh, service) = (&stored.key.mesh, stored.key.name.as_str());
+        let pin = known.as_ref().unwrap_or(&doc.pin);
+        let is_covered = consent::covers(&doc, &Covered { mesh, service, spec: &stored.spec, pin });
+        let is_new = found.iter().all(|(_, newer)| newer.pin != doc.pin);
+        if is_covered && is_new && doc.serial >= floor && found.len() < MAX_CONSENTS {
+            found.push((one, doc));
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Whether what is asked of the vault can come true: every reference has its entry, and values come only to where they may.

@@ -154,7 +154,7 @@ impl Connection {
     }
 
     async fn route(&mut self, kind: &str, asked: Asked, text: &str) -> Result<(), FrameError> {
-        use handlers::{calls, hosting, logs, mesh};
+        use handlers::{calls, hosting, logs, mesh, vault};
         match kind {
             "mcp_call" => {
                 let call = body(text)?;
@@ -197,6 +197,9 @@ impl Connection {
             "member_update" => mesh::update_member(&asked, body(text)?).await,
             "hello" | "session_hello" => Err(FrameError::invalid("this connection has said hello before")),
             other => {
+                if let Some(handled) = vault::handle(other, &asked, text).await {
+                    return handled;
+                }
                 metrics::frame_rejected("unknown_type");
                 let message = format!("unknown frame `{}`", crate::error::shown(other));
                 Err(FrameError::new(ErrorCode::UnknownMessageType, message))

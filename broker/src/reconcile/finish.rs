@@ -9,7 +9,7 @@ use wire::ServiceKey;
 
 use super::Reconciler;
 use super::plan::{Action, Told, Wish};
-use super::vault::RoundError;
+use super::rounds::RoundError;
 use super::work::{Applied, WorkError};
 use crate::callers;
 use crate::commit::commit_observed;

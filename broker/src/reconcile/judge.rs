@@ -13,7 +13,7 @@ use super::{Reconciler, announce};
 use crate::commit::commit_observed;
 use crate::deploy::Mark;
 use crate::store::{FailedGeneration, StoreError};
-use crate::{approvals, audit, clock, describe};
+use crate::{approvals, audit, callers, clock, describe};
 
 /// What has to be written about one service.
 enum Judgement {
@@ -38,10 +38,14 @@ impl Reconciler {
         let now = report.clone();
         let before = self.broker.observed.record(report);
         if !now.egress.is_empty() && before.as_ref().is_none_or(|before| before.egress != now.egress) {
-            self.unwritten.insert((key.clone(), self.boot.clone()), now.egress.clone());
+            // Each instance counts for itself; the sums are of the service.
+            let life = key.name.caller().map_or(self.boot.clone(), |of| format!("{}.{of}", self.boot));
+            self.unwritten.insert((callers::service_of(&key), life), now.egress.clone());
         }
         if self.is_synced && before.as_deref().and_then(phase) != phase(&now) {
-            self.unsaved.insert(key.clone());
+            if key.name.is_plain() {
+                self.unsaved.insert(key.clone());
+            }
             let has_secrets = self.wishes.get(&key).is_some_and(|desired| desired.material.is_some());
             if has_secrets && phase(&now).is_some_and(|(_, phase)| phase == Phase::Ready) {
                 self.rounds.hurry();

@@ -21,7 +21,7 @@ mod finish;
 mod judge;
 mod link;
 mod plan;
-mod vault;
+mod rounds;
 mod verdict;
 mod work;
 
@@ -41,7 +41,7 @@ use self::desired::Wishes;
 use self::finish::{Done, Retry};
 use self::link::LinkNews;
 use self::plan::{Told, plan};
-use self::vault::Rounds;
+use self::rounds::Rounds;
 use self::verdict::Sight;
 pub use self::verdict::{Goal, Verdict};
 use crate::app::Broker;
@@ -196,7 +196,11 @@ impl Reconciler {
                 }
                 Some(done) = self.jobs.join_next() => self.finish(done).await,
                 () = sleep_until(next.unwrap_or_else(far_away)), if next.is_some() => self.retry().await,
-                _ = tidy.tick() => self.wants_tidying = true,
+                _ = tidy.tick() => {
+                    self.wants_tidying = true;
+                    // Nobody tells when a caller has not called for a day.
+                    self.refresh().await;
+                }
                 _ = save.tick() => self.save().await,
             }
             self.settle().await;
@@ -278,7 +282,8 @@ impl Reconciler {
             self.named.insert(report.service.clone());
             self.report(report).await;
         }
-        if let Some(listed) = lists {
+        // Lists are those of the plain name, for everybody.
+        if let Some(listed) = lists.filter(|listed| listed.service.name.is_plain()) {
             self.lists.insert(listed.service, describe::named_only(listed.lists));
         }
         if let Some(progress) = progress {

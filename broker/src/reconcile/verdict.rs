@@ -142,7 +142,7 @@ mod tests {
             updated_at: 0,
         };
         let policy = wire::Policy::default();
-        Desired { row, proven, material: None, vaulted: None, fallback: None, policy }
+        Desired { row, proven, material: None, vaulted: None, fallback: None, policy, has_callers: false }
     }
 
     fn failed(desired: Desired, generation: i64) -> Desired {

@@ -94,7 +94,12 @@ async fn apply(broker: &Broker, key: &ServiceKey, generation: Generation) -> Res
     let service = callers::service_of(key);
     let stored = tx.generations().find(&service, generation).await?.ok_or(WorkError::NoGeneration)?;
     let mesh = tx.meshes().find(&key.mesh).await?.ok_or(WorkError::NoGeneration)?;
-    let material = deploy::material(&mut tx, &stored, None).await?;
+    let caller = callers::caller_of(&mut tx, key).await?;
+    let material = deploy::material(&mut tx, &stored, caller.as_ref()).await?;
+    let held = match &caller {
+        Some(caller) => Some(Standing::of(&mut tx, &stored, caller).await?.held),
+        None => None,
+    };
     let secrets = deploy::open_secrets(&broker.at_rest, &mut tx, &stored).await;
     let secrets = secrets.map_err(|_| WorkError::Secrets)?;
     drop(tx);

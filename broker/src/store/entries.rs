@@ -4,6 +4,7 @@
 //! Here: the rows. Not here: whether a signature fits and who may write (`crate::vault`).
 //! Invariant: versions of an entry grow by one, and only the newest has content.
 
+use vault::entry;
 use wire::peer::vault::VaultVersion;
 use wire::vault::{EntryKind, KeyId, VaultEntry, VaultName, Wrap, WrapOf};
 use wire::{MeshId, PublicKey};
@@ -14,6 +15,8 @@ use crate::clock;
 
 /// Versions of one entry of which something is remembered.
 pub const KEPT_VERSIONS: i64 = 100;
+/// Entries that are in memory at the same time.
+const PAGE: i64 = 50;
 
 pub struct Entries<'t> {
     pub(super) tx: &'t mut Tx,
@@ -86,7 +89,8 @@ const HISTORY: &str = "SELECT e.version, e.kind, e.kid, e.stored_at, \
     AND o.key_name = e.key_name AND o.version = e.version) AS openings FROM vault_entry e \
     WHERE e.mesh_id = $1 AND e.owner = $2 AND e.key_name = $3 ORDER BY e.version DESC";
 const SEALED_TO: &str = select!(
-    "WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL ORDER BY owner, key_name, version LIMIT $3"
+    "WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL AND (owner, key_name) > ($3, $4) \
+     ORDER BY owner, key_name LIMIT $5"
 );
 const COUNT_SEALED_TO: &str =
     "SELECT COUNT(*) AS n FROM vault_entry WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL";
@@ -210,16 +214,26 @@ impl Entries<'_> {
     }
 
     /// What is sealed to a vault key, of every member.
-    pub async fn sealed_to(
+    pub async fn wraps_of(
         &mut self,
         mesh: &MeshId,
         kid: &KeyId,
         most: usize,
-    ) -> Result<Vec<VaultEntry>, StoreError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows: Vec<EntryRow> =
-            fetch_all!(&mut *self.tx, SEALED_TO, mesh.as_str(), kid.as_str(), most)?;
-        rows.into_iter().map(|row| row.read(mesh)).collect()
+    ) -> Result<Vec<WrapOf>, StoreError> {
+        let (mut wraps, mut after) = (Vec::new(), (String::new(), String::new()));
+        // Contents are hashed on the way, a few at a time: a thousand of the largest would fill the memory.
+        while wraps.len() < most {
+            let (owner, key) = (after.0.as_str(), after.1.as_str());
+            let rows: Vec<EntryRow> =
+                fetch_all!(&mut *self.tx, SEALED_TO, mesh.as_str(), kid.as_str(), owner, key, PAGE)?;
+            let Some(last) = rows.last() else { break };
+            after = (last.owner.clone(), last.key_name.clone());
+            for row in rows {
+                wraps.extend(entry::wrap_of(&row.read(mesh)?));
+            }
+        }
+        wraps.truncate(most);
+        Ok(wraps)
     }
 
     pub async fn count_sealed_to(&mut self, mesh: &MeshId, kid: &KeyId) -> Result<i64, StoreError> {

@@ -54,8 +54,10 @@ pub struct Act {
     pub act: ActKind,
     /// Display name of who did it.
     pub who: String,
-    /// Of an entry.
-    pub entry: Option<(PublicKey, VaultName, i64)>,
+    /// Of an entry; the original's form has no version.
+    pub entry: Option<(PublicKey, VaultName)>,
+    /// Of the entry; of a rotation, the number of the vault key.
+    pub version: Option<i64>,
     pub runner: Option<RunnerId>,
 }
 
@@ -123,12 +125,9 @@ impl Ledger<'_> {
     }
 
     pub async fn did(&mut self, act: &Act) -> Result<(), StoreError> {
-        let Act { mesh, at_ms, act, who, entry, runner } = act;
+        let Act { mesh, at_ms, act, who, entry, version, runner } = act;
         let id = uuid::Uuid::new_v4().simple().to_string();
-        let (owner, key, version) = match entry {
-            Some((owner, key, version)) => (Some(owner.as_str()), Some(key.as_str()), Some(*version)),
-            None => (None, None, None),
-        };
+        let (owner, key) = entry.as_ref().map(|(owner, key)| (owner.as_str(), key.as_str())).unzip();
         execute!(
             &mut *self.tx,
             DID,
@@ -139,7 +138,7 @@ impl Ledger<'_> {
             who,
             owner,
             key,
-            version,
+            *version,
             runner.as_ref().map(RunnerId::as_str)
         )?;
         execute!(&mut *self.tx, FORGET_ACTS, at_ms - KEPT_LEDGER_MS)?;
@@ -230,11 +229,10 @@ impl ActRow {
         let Self { mesh_id, at_ms, act, who, owner, key_name, version, runner } = self;
         let id = format!("{}/{at_ms}", mesh_id.as_deref().unwrap_or_default());
         let place = Place { table: "vault_act", id: &id };
-        let entry = match (owner, key_name, version) {
-            (Some(owner), Some(key), Some(version)) => Some((
+        let entry = match (owner, key_name) {
+            (Some(owner), Some(key)) => Some((
                 place.id("owner", PublicKey::parse, &owner)?,
                 place.id("key_name", VaultName::parse, &key)?,
-                version,
             )),
             _ => None,
         };
@@ -244,6 +242,7 @@ impl ActRow {
             act: ActKind::parse(&act).ok_or_else(|| place.broken("act"))?,
             who,
             entry,
+            version,
             runner: runner.map(|runner| place.id("runner", RunnerId::parse, &runner)).transpose()?,
         })
     }

@@ -1,7 +1,9 @@
 //! The broker from outside: raw frames and HTTP at a real broker, with a runner that does as it is told.
 
+mod callers;
 mod calls;
 mod connections;
+mod consent;
 mod hosting;
 mod jail;
 mod quarantine;

@@ -43,7 +43,7 @@ fn row(action: Action, who: u8, scope: Option<&Scope>) -> String {
 fn the_table_of_role_and_action() {
     use Action::*;
     // columns: no such service · own · another's in scope · another's out of scope
-    let table: [(Action, [&str; 4]); 14] = [
+    let table: [(Action, [&str; 4]); 17] = [
         (Call, ["NNNN", "AAAA", "AAAA", "NNFF"]),
         (Look, ["NNNN", "AAAA", "AAAA", "NNAA"]),
         (Deploy, ["FAAA", "FAAA", "FFAA", "FFAA"]),
@@ -58,6 +58,9 @@ fn the_table_of_role_and_action() {
         (ManageMembers, ["FFAA", "FFAA", "FFAA", "FFAA"]),
         (Invite, ["FFAA", "FFAA", "FFAA", "FFAA"]),
         (SetPolicy, ["FFAA", "FFAA", "FFAA", "FFAA"]),
+        (KeepSecrets, ["FAAA", "FFFF", "FFFF", "FFFF"]),
+        (ReadLedger, ["FFAA", "FFAA", "FFAA", "FFAA"]),
+        (ManageKeys, ["FFFA", "FFFF", "FFFF", "FFFF"]),
     ];
     assert_eq!(table.map(|(action, _)| action), Action::ALL, "every action has a row");
     for (action, [none, own, shared, hidden]) in table {
@@ -205,7 +208,14 @@ proptest! {
         let decision = decide(&who, action, Some(subject));
         let names_a_service = !matches!(
             action,
-            Action::Deploy | Action::DeployShared | Action::ManageMembers | Action::Invite | Action::SetPolicy
+            Action::Deploy
+                | Action::DeployShared
+                | Action::ManageMembers
+                | Action::Invite
+                | Action::SetPolicy
+                | Action::KeepSecrets
+                | Action::ReadLedger
+                | Action::ManageKeys
         );
         if names_a_service {
             prop_assert_eq!(decision == Decision::NotFound, !may_see(&who, subject));

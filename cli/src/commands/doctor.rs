@@ -1,6 +1,7 @@
 //! `doctor`: what is wrong with this installation, and what to do about it.
 
 mod isolation;
+mod vault;
 
 use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt;
@@ -74,6 +75,7 @@ pub async fn doctor(here: &Here, args: &DoctorArgs) -> Result<u8, Failure> {
         broker(here, entry, &mut findings, &mut isolation).await;
     }
     findings.push(up(&data));
+    findings.extend(vault::at_rest(&data));
     findings.extend(tools());
     findings.push(disk(data.path()));
     findings.push(kernel());
@@ -165,16 +167,19 @@ async fn broker(here: &Here, entry: &MeshEntry, findings: &mut Vec<Finding>, iso
         missing("broker", format!("{detail}; this is {own}"), "Use the same version on both sides.")
     });
     findings.extend(health.date.as_deref().and_then(|date| clock(date, units::now_ms())));
+    let mut secrets = Vec::new();
     findings.push(match here.connect().await {
         Ok(connection) => {
             let role = connection.hello().map(|ack| ack.member_role.clone()).unwrap_or_default();
             isolation.ask(&connection).await;
+            secrets = vault::findings(here, &connection).await;
             connection.close().await;
             fine("hello", format!("accepted, you are {role}"))
         }
         Err(failure) => broken("hello", failure.message, failure.cure.unwrap_or_default()),
     });
     findings.push(runner(&address).await);
+    findings.extend(secrets);
 }
 
 async fn runner(address: &BrokerAddress) -> Finding {

@@ -134,6 +134,7 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let broker = BrokerAddress::parse(&payload.broker_url)?;
     let mut config = here.config()?;
     let known = config.meshes.iter().find(|mesh| mesh.mesh_id == mesh_id).cloned();
+    let vault = trust(known.as_ref(), owner)?;
     // The same key again: the broker then says `already a member` and keeps the invite's uses.
     let identity = match &known {
         Some(entry) => entry.identity().map_err(|e| Failure::user(e.to_string()))?,
@@ -143,7 +144,6 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let joined = client::http::join(&broker, &token, &payload, &identity, &name).await?;
     let member_id = MemberId::parse(&joined.member_id)
         .map_err(|e| Failure::platform(format!("the broker answered with an odd member id: {e}")))?;
-    let vault = trust(known.as_ref(), owner)?;
     let slug = known.as_ref().map_or(payload.mesh_slug.clone(), |entry| entry.slug.clone());
     let entry = config.put(MeshEntry {
         mesh_id,

@@ -19,6 +19,7 @@ mod vault;
 mod why;
 
 pub use invite::display_name;
+pub use trust::state_words;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use wire::Secret;
 
-use super::data::given_key;
+use super::data::given_roots;
 use super::logging::{self, Chatter};
 use super::owner::{Owner, OwnerFiles};
 use crate::args::{BrokerArgs, LimitArgs};
@@ -21,15 +21,17 @@ use crate::settings::secret_file;
 pub async fn broker(here: &Here, args: BrokerArgs) -> Result<u8, Failure> {
     logging::start(Chatter::Lifecycle, args.json_logs);
     let database_url = database(&args)?;
-    let at_rest_key = given_key(&args.key)?.ok_or_else(|| {
-        Failure::user("a broker needs the key of its stored secrets: --key-file")
-            .with_cure("Make one: head -c 32 /dev/urandom | xxd -p -c 64 > broker.key")
-    })?;
+    let at_rest_roots = given_roots(&args.key)?;
+    if at_rest_roots.is_empty() {
+        let needed = "a broker needs the key of its stored secrets: BROKER_ENCRYPTION_KEY or --key-file";
+        return Err(Failure::user(needed)
+            .with_cure("Make one: head -c 32 /dev/urandom | xxd -p -c 64 > broker.key"));
+    }
     let config = Config {
         listen: args.listen,
         database_url: database_url.expose().to_owned(),
         runner: runner_link(&args)?,
-        at_rest_key,
+        at_rest_roots,
         public_url: args.public_url.clone().unwrap_or_default(),
         limits: limits(&args.limits),
         expected_migration: args.expected_migration.clone(),

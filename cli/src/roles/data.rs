@@ -3,7 +3,7 @@
 //! ```text
 //! DATA/up.lock         held by the running `up`; its text is the process id
 //! DATA/broker.db       SQLite
-//! DATA/broker.key      root key of the stored secrets, 0600
+//! DATA/broker.key      root keys of the stored secrets, 0600
 //! DATA/runner/         artefacts, service data, uploads
 //! DATA/runner.sock     the runner's API, 0600
 //! DATA/runner.log      what the runner says; the one before is runner.log.1
@@ -25,6 +25,8 @@ use crate::settings::secret_file;
 
 /// A socket path must fit `sun_path`.
 const MAX_SOCKET_PATH: usize = 100;
+/// As a unit names it: `LoadCredential=claudemesh-encryption-key:PATH`.
+const CREDENTIAL: &str = "claudemesh-encryption-key";
 
 #[derive(Debug, Clone)]
 pub struct DataFolder(PathBuf);
@@ -109,14 +111,15 @@ impl DataFolder {
         Failure::platform(format!("cannot use {}: {error}", self.0.display()))
     }
 
-    /// The key of the environment or a named file; else the folder's own, made when there is none.
-    pub fn at_rest_key(&self, args: &KeyArgs) -> Result<AtRestKey, Failure> {
-        if let Some(key) = given_key(args)? {
-            return Ok(key);
+    /// The keys of the environment, a named file or systemd; else the folder's own, made when there is none.
+    pub fn at_rest_roots(&self, args: &KeyArgs) -> Result<Vec<AtRestKey>, Failure> {
+        let given = given_roots(args)?;
+        if !given.is_empty() {
+            return Ok(given);
         }
         let path = self.join("broker.key");
         if path.exists() {
-            return read_key(&secret_file(&path)?, &path.display().to_string());
+            return read_roots(&secret_file(&path)?, &path.display().to_string());
         }
         // A new key beside an old database would make every stored secret unreadable, and only later would anybody notice.
         if self.join("broker.db").exists() {
@@ -128,25 +131,38 @@ impl DataFolder {
         let key = AtRestKey::generate();
         write_private(&path, format!("{}\n", key.to_hex().as_str()).as_bytes())
             .map_err(|e| self.unusable(&e))?;
-        Ok(key)
+        tracing::warn!(
+            "made {}, which opens what is encrypted in the database: keep a copy of it, not beside the database's; \
+             in production give a key by BROKER_ENCRYPTION_KEY, --key-file or a systemd credential",
+            path.display()
+        );
+        Ok(vec![key])
     }
 }
 
-/// BROKER_ENCRYPTION_KEY, or the file that `--key-file` names.
-pub fn given_key(args: &KeyArgs) -> Result<Option<AtRestKey>, Failure> {
+/// BROKER_ENCRYPTION_KEY, or the file that `--key-file` names, or what systemd hands over; empty when nobody gives one. Of
+/// several keys the first seals, the others open what was sealed before.
+pub fn given_roots(args: &KeyArgs) -> Result<Vec<AtRestKey>, Failure> {
     match (env::encryption_key(), &args.key_file) {
         (Some(_), Some(_)) => {
             Err(Failure::user("both BROKER_ENCRYPTION_KEY and a key file are given; use one"))
         }
-        (Some(key), None) => read_key(&key, "BROKER_ENCRYPTION_KEY").map(Some),
-        (None, Some(path)) => read_key(&secret_file(path)?, &path.display().to_string()).map(Some),
-        (None, None) => Ok(None),
+        (Some(keys), None) => read_roots(&keys, "BROKER_ENCRYPTION_KEY"),
+        (None, Some(path)) => read_roots(&secret_file(path)?, &path.display().to_string()),
+        (None, None) => match env::credential(CREDENTIAL) {
+            Some(path) => read_roots(&secret_file(&path)?, &path.display().to_string()),
+            None => Ok(Vec::new()),
+        },
     }
 }
 
-fn read_key(text: &Secret, from: &str) -> Result<AtRestKey, Failure> {
-    AtRestKey::from_hex(text.expose())
-        .map_err(|_| Failure::user(format!("{from} does not hold a key: 64 hex digits are wanted")))
+/// Keys with commas or white space between them.
+fn read_roots(text: &Secret, from: &str) -> Result<Vec<AtRestKey>, Failure> {
+    let bad = || Failure::user(format!("{from} does not hold keys: 64 hex digits are wanted for each"));
+    let texts = text.expose().split(|c: char| c == ',' || c.is_whitespace()).filter(|text| !text.is_empty());
+    let keys: Vec<AtRestKey> =
+        texts.map(AtRestKey::from_hex).collect::<Result<_, _>>().map_err(|_| bad())?;
+    if keys.is_empty() { Err(bad()) } else { Ok(keys) }
 }
 
 fn read_pid(file: &mut File) -> Option<i32> {
@@ -196,25 +212,36 @@ mod tests {
     fn the_key_is_made_once_private_and_never_replaced_beside_a_database() {
         let Scratch(data) = &Scratch::new();
         data.hold().unwrap();
-        let key = data.at_rest_key(&no_key()).unwrap();
+        let ids = |roots: Vec<AtRestKey>| roots.iter().map(|key| key.id().to_owned()).collect::<Vec<_>>();
+        let key = ids(data.at_rest_roots(&no_key()).unwrap());
         let path = data.join("broker.key");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(data.at_rest_key(&no_key()).unwrap().id(), key.id());
+        assert_eq!((ids(data.at_rest_roots(&no_key()).unwrap()), key.len()), (key, 1));
         std::fs::write(data.join("broker.db"), "").unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert!(data.at_rest_key(&no_key()).is_err());
+        assert!(data.at_rest_roots(&no_key()).is_err());
         assert!(!path.exists());
     }
 
     #[test]
-    fn a_key_file_is_read_and_a_wrong_one_is_not_echoed() {
+    fn a_key_file_holds_one_key_or_several_and_a_wrong_one_is_not_echoed() {
         let Scratch(data) = &Scratch::new();
         data.hold().unwrap();
         let path = data.join("key");
         std::fs::write(&path, "ab".repeat(32) + "\n").unwrap();
         let args = KeyArgs { key_file: Some(path.clone()) };
-        assert!(given_key(&args).unwrap().is_some());
-        std::fs::write(&path, "hunter2").unwrap();
-        assert!(!given_key(&args).err().unwrap().message.contains("hunter2"));
+        let first = given_roots(&args).unwrap().remove(0);
+        for between in [",", "\n", " ,\r\n"] {
+            let text = format!("{}{between}{}{between}", "ab".repeat(32), "cd".repeat(32));
+            std::fs::write(&path, text).unwrap();
+            let roots = given_roots(&args).unwrap();
+            assert_eq!((roots.len(), roots[0].id()), (2, first.id()), "the first seals");
+            assert_ne!(roots[1].id(), first.id());
+        }
+        for wrong in ["hunter2".to_owned(), format!("{},hunter2", "ab".repeat(32)), ",".into(), "ab".repeat(31)] {
+            std::fs::write(&path, &wrong).unwrap();
+            let message = given_roots(&args).err().unwrap().message;
+            assert!(!message.contains("hunter2") && !message.contains("abab"), "{message}");
+        }
     }
 }

@@ -5,6 +5,7 @@ mod broker;
 mod data;
 mod down;
 mod logging;
+mod own_runner;
 mod owner;
 mod runner;
 mod runner_child;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::broker::{Signals, first_mesh, limits, local_url, not_built};
 use super::data::DataFolder;
 use super::logging::{self, Chatter};
+use super::own_runner::trust_own_runner;
 use super::owner::OwnerFiles;
 use super::runner_child::RunnerChild;
 use crate::args::UpArgs;
@@ -27,14 +28,14 @@ pub async fn up(here: &Here, args: UpArgs) -> Result<u8, Failure> {
     let held = data.hold()?;
     // Before anything that a signal should end in order.
     let signals = Signals::install()?;
-    let at_rest_key = data.at_rest_key(&args.key)?;
+    let at_rest_roots = data.at_rest_roots(&args.key)?;
     let files = OwnerFiles::in_folder(data.path());
     let owner = files.owner(here, args.name.as_deref())?;
     let config = Config {
         listen: args.listen,
         database_url: data.database_url(),
         runner: RunnerLink::Unix(data.runner_socket()),
-        at_rest_key,
+        at_rest_roots,
         // Without one, invites carry the address that the owner uses.
         public_url: args.public_url.clone().unwrap_or_default(),
         limits: limits(&args.limits),
@@ -43,7 +44,7 @@ pub async fn up(here: &Here, args: UpArgs) -> Result<u8, Failure> {
     let app = App::build(config).await.map_err(not_built)?;
     let entry = first_mesh(here, &app, &files, owner, &local_url(app.addr())).await?;
     let runner = RunnerChild::new(data.clone(), &private)?;
-    let code = serve(here.out, signals, app, runner, &entry, &data).await;
+    let code = serve(here, signals, app, runner, &entry, &data).await;
     drop(held);
     code
 }
@@ -54,13 +55,14 @@ enum Part {
 }
 
 async fn serve(
-    out: Out,
+    here: &Here,
     mut signals: Signals,
     app: App,
     runner: RunnerChild,
     entry: &MeshEntry,
     data: &DataFolder,
 ) -> Result<u8, Failure> {
+    let out = here.out;
     let (broker_ending, runner_ending) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = JoinSet::new();
     let (tell, is_up) = oneshot::channel();
@@ -90,7 +92,7 @@ async fn serve(
             let which = if matches!(ended, Ok(Part::Runner)) { "runner's keeper" } else { "broker" };
             out.remark(format!("the {which} ended by itself; stopping"));
         }
-        () = say_ready(out, is_up) => unreachable!("it waits for ever once it has spoken"),
+        () = greet(here, entry, data, is_up) => unreachable!("it waits for ever once it has spoken"),
     }
     // The broker first: one that is still there would start again what the runner stops.
     broker_ending.cancel();
@@ -130,13 +132,22 @@ fn say_hello(out: Out, entry: &MeshEntry, data: &DataFolder) -> Result<(), Failu
 }
 
 /// Once the runner is there; then waits for ever.
-async fn say_ready(out: Out, is_up: oneshot::Receiver<()>) {
+async fn greet(here: &Here, entry: &MeshEntry, data: &DataFolder, is_up: oneshot::Receiver<()>) {
+    let out = here.out;
     if is_up.await.is_ok() {
         out.remark("  runner  ready");
         out.remark("\nnext, in another terminal:");
         out.remark("  claudemesh deploy everything -- npx -y @modelcontextprotocol/server-everything");
         out.remark("  claudemesh ls");
         out.remark("Ctrl-C stops everything; the next `claudemesh up` brings it back.\n");
+        match trust_own_runner(here, entry, data).await {
+            Ok(true) => tracing::info!("the runner may open the mesh's vault"),
+            Ok(false) => {}
+            Err(failure) => tracing::warn!(
+                "the runner can not open secrets yet: {}; `claudemesh doctor` tells more",
+                failure.message
+            ),
+        }
     }
     std::future::pending().await
 }

@@ -23,6 +23,7 @@ use wire::report::{Reason, Usage};
 use wire::{ErrorCode, Tier};
 
 use super::{CellOrder, Cells, spec_of};
+use crate::inject::Trust;
 use crate::warden::{Life, Order, watch_jail};
 
 /// From SIGKILL to the jail's word that nothing is left.
@@ -41,6 +42,8 @@ pub struct Cell {
     last_events: OnceLock<GroupEvents>,
     /// The directory outside that was made for it.
     tmp: Option<PathBuf>,
+    /// Kept for as long as it may be read.
+    _trust: Option<Trust>,
     /// The warden and the way out. Taken by whoever ends it first; a second end waits for the first.
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
@@ -72,6 +75,8 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
     let number = cells.number();
     let egress = cells.egress(&order.private);
     let (tier, limits, rules, ledger) = (order.tier, order.limits, order.rules.clone(), order.ledger.clone());
+    let trust = order.trust.take();
+    order.read_only.extend(trust.as_ref().map(|trust| trust.path().to_owned()));
     let proxy = match tier {
         Tier::Light => Some(Proxy::new().map_err(|e| broken(format!("no port for the proxy: {e}")))?),
         Tier::Strict => None,
@@ -118,7 +123,7 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
     let (group, tasks) = (Mutex::new(group), tokio::sync::Mutex::new(tasks));
     let milli_cpus = limits.milli_cpus;
     let last_events = OnceLock::new();
-    Ok(Cell { orders, life, helper_pid, tier, milli_cpus, group, last_events, tmp: made_tmp, tasks })
+    Ok(Cell { orders, life, helper_pid, tier, milli_cpus, group, last_events, tmp: made_tmp, _trust: trust, tasks })
 }
 
 /// Names of groups have no dot; that of a caller's instance has one. The number tells cells apart.

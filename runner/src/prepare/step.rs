@@ -264,7 +264,7 @@ impl Bench {
         Ok(CellOrder {
             name: step.name.to_owned(),
             argv: std::iter::once(program).chain(step.args.iter().cloned()).collect(),
-            env: ground.env.clone(),
+            env: ground.env.clone().into(),
             secret_files: vec![],
             cwd: step.cwd.to_owned(),
             home: ground.home.clone(),
@@ -280,6 +280,7 @@ impl Bench {
                 ..Default::default()
             },
             rules: egress::Rules { allow: registries.rules.clone(), learn_until: None, inject: None },
+            trust: None,
             private: registries.rules.clone(),
             ledger: Arc::default(),
             tier,

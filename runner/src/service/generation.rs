@@ -26,7 +26,8 @@ pub struct Holding {
     pub instance: Option<Arc<Instance>>,
     /// Why it is not ready, or why it was not the last time.
     pub reason: Option<Arc<Reason>>,
-    /// `Fetching` or `Installing`, as the workshop says; `Waiting` while a start is tried again that the vault held back.
+    /// `Fetching` or `Installing`, as the workshop says; `Waiting` while a start that the vault held back is tried again
+    /// with the same.
     pub step: Phase,
     /// Of the next start.
     pub why: Why,

@@ -18,6 +18,7 @@ use wire::spec::ServiceSpec;
 use wire::{ErrorCode, ServiceKey, Tier};
 
 use crate::cell::{CellOrder, Ended};
+use crate::inject::{self, Arranged};
 use crate::instance::{self, Instance, Launch, Manner, Pipes, StartError, superseded};
 use crate::logs::LogRing;
 use crate::mcp::{CallError, handshake, lists};
@@ -133,13 +134,15 @@ async fn launch(start: Start) -> Result<Launch, StartError> {
     })?;
     let mut env = environment(&apply, &prepared, &home);
     let redactor = secrets::redactor(&values, &env);
+    let Arranged { values, injection, trust } =
+        inject::arrange(&shop.config, &apply.spec, values, &mut env).await?;
     let secret_files = secrets::place(values, &mut env)?;
     Ok(Launch {
         cells: shop.cells.clone(),
         order: CellOrder {
             name: key.name.as_str().to_owned(),
             argv: argv(&apply, &prepared, &home),
-            env,
+            env: env.into(),
             secret_files,
             cwd: prepared.cwd.clone(),
             home,
@@ -148,7 +151,8 @@ async fn launch(start: Start) -> Result<Launch, StartError> {
             writable: vec![],
             uid,
             limits: apply.spec.limits,
-            rules: rules(&apply.spec),
+            rules: Rules { inject: injection, ..rules(&apply.spec) },
+            trust,
             private: vec![],
             ledger,
             tier,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vault::{AtRestKey, BoxKey, OpenError, Sealed};
+use vault::{AtRestKey, BoxKey, Sealed};
 use wire::ErrorCode;
 use wire::vault::{BootKey, BoxPublic, Custody, RunnerId, VaultState};
 
@@ -207,7 +207,7 @@ fn unseal(file: &KeyFile, boot_id: &str, key: &AtRestKey) -> Result<Arc<OwnKey>,
     }
     let wrong = || CustodyError::WrongKey(file.boot_id.clone());
     let opened = key.open(&[PURPOSE, boot_id, file.public.as_str()], &file.sealed);
-    let opened = opened.map_err(|OpenError::WrongKey(_) | OpenError::Damaged| wrong())?;
+    let opened = opened.map_err(|_| wrong())?;
     let bytes = <&[u8; 32]>::try_from(opened.as_slice()).map_err(|_| wrong())?;
     let own = OwnKey::from(BoxKey::from_bytes(bytes));
     if own.public == file.public { Ok(own) } else { Err(wrong()) }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test target uses a part")]
 
+pub mod broker;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,12 +49,17 @@ impl World {
         let generation = AtomicI64::new(1);
         let mut world = Self { dir, settings, env, runner: None, http: None, archive, generation };
         world.run().await;
-        let bytes = archive_of_fixture();
-        world.archive = hex::encode(Sha256::digest(&bytes));
-        let path = format!("/v1/blobs/{}", world.archive);
-        let (status, _) = world.send(Method::PUT, &path, bytes).await;
-        assert_eq!(status, StatusCode::CREATED);
+        world.archive = world.upload(&fixture()).await;
         world
+    }
+
+    /// An archive with this as its program; its name.
+    pub async fn upload(&self, program: &[u8]) -> String {
+        let bytes = archive_of(program);
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        let (status, _) = self.send(Method::PUT, &format!("/v1/blobs/{sha256}"), bytes).await;
+        assert_eq!(status, StatusCode::CREATED);
+        sha256
     }
 
     /// Starts the runner's process and connects.
@@ -280,11 +287,16 @@ async fn connect(socket: &Path) -> SendRequest<Full<Bytes>> {
     }
 }
 
-fn archive_of_fixture() -> Bytes {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/awkward.mjs");
+fn fixture() -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/awkward.mjs")).expect("there")
+}
+
+fn archive_of(program: &[u8]) -> Bytes {
     let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut tar = tar::Builder::new(gzip);
-    tar.mode(tar::HeaderMode::Deterministic);
-    tar.append_path_with_name(source, "awkward.mjs").expect("packs");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(program.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "awkward.mjs", program).expect("packs");
     Bytes::from(tar.into_inner().expect("packs").finish().expect("packs"))
 }

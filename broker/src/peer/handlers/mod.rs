@@ -5,3 +5,4 @@ pub mod consent;
 pub mod hosting;
 pub mod logs;
 pub mod mesh;
+pub mod vault;

@@ -3,6 +3,7 @@
 
 pub mod peer;
 pub mod runner;
+pub mod vault;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! A runner that keeps its word over the real HTTP API: what becomes of a service is in the name of its package.
 //!
+//! Secrets it opens as a real one does, and what it may not open waits.
+//!
 //! `ok*` is ready at once, `fail*` fails, `weak*` fails where the policy is strict, `hang*` never ends, `clash*` lists two tools of
 //! one name.
 
@@ -24,15 +26,20 @@ use wire::isolation::IsolationReport;
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
 use wire::runner::{Apply, Event, Health, Progress, Retain, Retained, Rpc, ServiceLists};
 use wire::spec::{Pin, ServiceSpec, Source};
+use wire::vault::{BootKey, Grants, Opening, RunnerVault};
 use wire::{ErrorCode, Generation, MeshId, Policy, RawJson, ServiceKey, ServiceName, Tier};
 
 use super::PATIENCE;
+use super::vault::FakeVault;
 
 #[derive(Default)]
 struct Held {
     services: BTreeMap<ServiceKey, (ServiceReport, Option<Lists>)>,
+    /// What each was last told.
+    told: BTreeMap<ServiceKey, Apply>,
     blobs: BTreeSet<String>,
     boot: u32,
+    vault: FakeVault,
 }
 
 /// What the runner was asked to do, in order.
@@ -40,12 +47,20 @@ struct Held {
 pub struct Seen {
     pub applied: Vec<(String, i64, Value)>,
     pub removed: Vec<(String, bool)>,
+    /// Each apply (`true`) and removal, in order.
+    pub acts: Vec<(String, bool)>,
     pub calls: Vec<String>,
+    /// Service and caller of each call.
+    pub called: Vec<(String, Option<wire::PublicKey>)>,
     pub cancelled: usize,
     pub retained: usize,
     /// Of each apply, in order.
     pub specs: Vec<ServiceSpec>,
     pub policies: Vec<Policy>,
+    /// Service, variable and value of everything that it opened.
+    pub opened: Vec<(String, String, String)>,
+    pub boot_keys: usize,
+    pub granted: usize,
 }
 
 struct Shared {
@@ -80,6 +95,12 @@ impl FakeRunner {
         }
         let mut held = self.shared.held();
         held.services.clear();
+        held.told.clear();
+        held.vault.forget();
+    }
+
+    pub fn with_vault<T>(&self, look: impl FnOnce(&mut FakeVault) -> T) -> T {
+        look(&mut self.shared.held().vault)
     }
 
     pub fn restart(&mut self) {
@@ -149,6 +170,14 @@ impl Shared {
         let _ = self.events.send(line(&event));
     }
 
+    fn told(&self, key: &ServiceKey, report: &ServiceReport, lists: Option<Lists>) {
+        if let Some(lists) = lists {
+            let lists = ServiceLists { service: key.clone(), lists };
+            self.tell(Event { lists: Some(lists), ..Event::default() });
+        }
+        self.tell(Event { report: Some(report.clone()), ..Event::default() });
+    }
+
     fn note(&self, note: impl FnOnce(&mut Seen)) {
         self.seen.send_modify(note);
     }
@@ -177,6 +206,10 @@ fn router(shared: Arc<Shared>) -> axum::Router {
         .route("/v1/services/{mesh}/{name}/logs", get(logs))
         .route("/v1/blobs/{sha}", put(put_blob).head(has_blob))
         .route("/v1/artefacts/retain", post(retain))
+        .route("/v1/vault", get(vault))
+        .route("/v1/vault/boot-key", put(boot_key))
+        .route("/v1/vault/meshes/{mesh}", put(grants))
+        .route("/v1/vault/openings", get(openings))
         .with_state(shared)
 }
 
@@ -290,50 +323,109 @@ async fn apply(
         seen.specs.push(apply.spec.clone());
         seen.policies.push(apply.policy);
         seen.applied.push((name.clone(), apply.generation.0, note));
+        seen.acts.push((name.clone(), true));
     });
-    let package = match &apply.spec.source {
-        Source::Npx { package, .. } => package.clone(),
-        _ => "ok".into(),
-    };
-    let mut held = shared.held();
-    let entry = held.services.entry(key.clone()).or_insert_with(|| {
-        let report = ServiceReport {
-            service: key.clone(),
-            revision: 0,
-            serving: None,
-            candidate: None,
-            egress: vec![],
-        };
-        (report, None)
-    });
-    entry.0.revision += 1;
     let generation = apply.generation;
-    match package.get(..2) {
-        _ if entry.0.serving.as_ref().is_some_and(|s| s.generation == generation) => entry.0.candidate = None,
-        Some("fa") => entry.0.candidate = Some(failed(generation, &package, ErrorCode::StartExited)),
-        Some("we") if apply.policy.min_isolation == Tier::Strict => {
-            entry.0.candidate = Some(failed(generation, &package, ErrorCode::IsolationUnavailable));
-        }
-        Some("ha") => entry.0.candidate = Some(at(generation, Phase::Installing, &package)),
-        _ => {
-            let tools: &[&str] =
-                if package.starts_with("clash") { &["echo", "echo"] } else { &["echo", "slow"] };
-            entry.0.serving = Some(at(generation, Phase::Ready, &package));
-            entry.0.candidate = None;
-            entry.1 = Some(lists_of(generation, tools));
-        }
-    }
-    let (report, lists) = entry.clone();
+    let mut held = shared.held();
+    held.told.insert(key.clone(), apply);
+    let (report, lists) = held.settle(&key, &shared);
     drop(held);
     let progress =
         Progress { service: key.clone(), generation, step: "install".into(), line: "added 1 package".into() };
     shared.tell(Event { progress: Some(progress), ..Event::default() });
-    if let Some(lists) = lists {
-        let lists = ServiceLists { service: key, lists };
-        shared.tell(Event { lists: Some(lists), ..Event::default() });
-    }
-    shared.tell(Event { report: Some(report.clone()), ..Event::default() });
+    shared.told(&key, &report, lists);
     (StatusCode::ACCEPTED, Json(report)).into_response()
+}
+
+impl Held {
+    /// What becomes of a service by what it was last told.
+    fn settle(&mut self, key: &ServiceKey, shared: &Shared) -> (ServiceReport, Option<Lists>) {
+        let apply = self.told[key].clone();
+        let generation = apply.generation;
+        let package = match &apply.spec.source {
+            Source::Npx { package, .. } => package.clone(),
+            _ => "ok".into(),
+        };
+        let (report, listed) = self.services.entry(key.clone()).or_insert_with(|| {
+            let service = key.clone();
+            (ServiceReport { service, revision: 0, serving: None, candidate: None, egress: vec![] }, None)
+        });
+        report.revision += 1;
+        let mut ready = at(generation, Phase::Ready, &package);
+        ready.pin = apply.pin.clone().or(ready.pin);
+        let pin = ready.pin.clone().expect("a pin");
+        match package.get(..2) {
+            _ if report.serving.as_ref().is_some_and(|s| s.generation == generation) => report.candidate = None,
+            Some("fa") => report.candidate = Some(failed(generation, &package, ErrorCode::StartExited)),
+            Some("we") if apply.policy.min_isolation == Tier::Strict => {
+                report.candidate = Some(failed(generation, &package, ErrorCode::IsolationUnavailable));
+            }
+            Some("ha") => report.candidate = Some(at(generation, Phase::Installing, &package)),
+            _ => match self.vault.open(key, &apply, &pin) {
+                Err(reason) => {
+                    let waiting = GenerationReport { phase: Phase::Waiting, reason: Some(reason), ..ready };
+                    report.candidate = Some(waiting);
+                }
+                Ok(values) => {
+                    let tools: &[&str] =
+                        if package.starts_with("clash") { &["echo", "echo"] } else { &["echo", "slow"] };
+                    report.serving = Some(ready);
+                    report.candidate = None;
+                    *listed = Some(lists_of(generation, tools));
+                    let opened = values.into_iter().map(|(name, value)| (key.name.to_string(), name, value));
+                    shared.note(|seen| seen.opened.extend(opened));
+                }
+            },
+        }
+        (report.clone(), listed.clone())
+    }
+
+    /// What waited tries again.
+    fn retry(&mut self, shared: &Shared) {
+        let waits = |(report, _): &(ServiceReport, _)| {
+            report.candidate.as_ref().is_some_and(|one| one.phase == Phase::Waiting)
+        };
+        let waiting: Vec<_> = self.services.iter().filter(|(_, held)| waits(held)).map(|(k, _)| k.clone()).collect();
+        for key in waiting {
+            let (report, lists) = self.settle(&key, shared);
+            shared.told(&key, &report, lists);
+        }
+    }
+}
+
+async fn vault(State(shared): State<Arc<Shared>>) -> Json<RunnerVault> {
+    Json(shared.held().vault.describe())
+}
+
+async fn boot_key(State(shared): State<Arc<Shared>>, Json(key): Json<BootKey>) -> Response {
+    let mut held = shared.held();
+    if !held.vault.unlock(key) {
+        return failure(StatusCode::CONFLICT, ErrorCode::VaultLocked, "it is another one's");
+    }
+    shared.note(|seen| seen.boot_keys += 1);
+    held.retry(&shared);
+    Json(held.vault.describe()).into_response()
+}
+
+async fn grants(
+    State(shared): State<Arc<Shared>>,
+    At(mesh): At<String>,
+    Json(grants): Json<Grants>,
+) -> Response {
+    let mut held = shared.held();
+    if !held.vault.hold(MeshId::parse(&mesh).expect("mesh"), &grants) {
+        return failure(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::VaultDamaged, "not to this runner");
+    }
+    shared.note(|seen| seen.granted += 1);
+    held.retry(&shared);
+    Json(held.vault.describe()).into_response()
+}
+
+async fn openings(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<BTreeMap<String, i64>>,
+) -> Json<Vec<Opening>> {
+    Json(shared.held().vault.openings(query.get("after").copied().unwrap_or_default()))
 }
 
 async fn remove(
@@ -343,11 +435,17 @@ async fn remove(
 ) -> Response {
     let key = key(&mesh, &name);
     let purge = query.get("purge").is_some_and(|v| v == "true");
-    let held = shared.held().services.remove(&key).is_some();
+    let mut all = shared.held();
+    all.told.remove(&key);
+    let held = all.services.remove(&key).is_some();
+    drop(all);
     if held {
         shared.tell(Event { removed: Some(key), ..Event::default() });
     }
-    shared.note(|seen| seen.removed.push((name, purge)));
+    shared.note(|seen| {
+        seen.acts.push((name.clone(), false));
+        seen.removed.push((name, purge));
+    });
     StatusCode::NO_CONTENT.into_response()
 }
 
@@ -374,7 +472,10 @@ async fn rpc(
         return failure(StatusCode::NOT_FOUND, ErrorCode::NotFound, "no such service");
     }
     let params = rpc.params.map(|p| p.get().to_owned()).unwrap_or_default();
-    shared.note(|seen| seen.calls.push(format!("{} {params}", rpc.method)));
+    shared.note(|seen| {
+        seen.calls.push(format!("{} {params}", rpc.method));
+        seen.called.push((name.clone(), rpc.caller.clone()));
+    });
     let asked: Value = serde_json::from_str(&params).unwrap_or_default();
     match asked["name"].as_str() {
         Some("slow") => {

@@ -247,6 +247,7 @@ impl ServiceTask {
         let Some(held) = self.held.get_mut(&nonce) else { return };
         match effect {
             Effect::Prepare => {
+                held.step = Phase::Fetching;
                 held.cancel = CancellationToken::new();
                 let job = jobs::prepare(
                     self.shop.clone(),
@@ -268,8 +269,10 @@ impl ServiceTask {
                     apply: held.apply.clone(),
                     prepared,
                     why: held.why,
-                    // A full queue leaves the phase behind until it is ready.
-                    opened: Box::new(move || drop(steps.try_send((nonce, Phase::Starting)))),
+                    opened: Box::new(move || {
+                        // A full queue leaves the phase behind until it is ready.
+                        let _ = steps.try_send((nonce, Phase::Starting));
+                    }),
                     log: self.log.clone(),
                     ledger: self.egress.ledger.clone(),
                     cancel: held.cancel.clone(),

@@ -73,7 +73,8 @@ impl ServiceTask {
     /// What a start of it needs of the vault may be there now.
     pub(super) fn free(&mut self, nonce: Nonce) {
         let Some(held) = self.held.get_mut(&nonce).filter(|held| held.is_held_back()) else { return };
-        held.step = Phase::Waiting;
+        // With the same as before nothing has changed for who looks at it; with something else, its reason is out of date.
+        held.step = if held.is_outdated { Phase::Starting } else { Phase::Waiting };
         self.step(nonce, Event::Freed);
     }
 

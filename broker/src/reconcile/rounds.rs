@@ -161,6 +161,7 @@ async fn unlocked(
         act: ActKind::BootKey,
         who: "broker".into(),
         entry: None,
+        version: None,
         runner: runner.map(|runner| runner.runner),
     };
     tx.ledger().did(&act).await?;
