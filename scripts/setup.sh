@@ -68,3 +68,7 @@ if ! command -v pnpm >/dev/null || ! command -v yarn >/dev/null || ! command -v 
   ln -sf "$tools/managers/node_modules/.bin/yarn" "$tools/bin/yarn"
   ln -sf "$tools/managers/node_modules/@oven/bun-linux-$bun_arch/bin/bun" "$tools/bin/bun"
 fi
+if [ ! -d "$tools/interop/node_modules/@hpke/core" ]; then
+  say "adding @hpke/core under .tools, against which the vault is checked"
+  npm install --silent --no-audit --no-fund --prefix "$tools/interop" @hpke/core@1.9.0 >&2
+fi

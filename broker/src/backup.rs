@@ -106,10 +106,11 @@ pub async fn make(store: &Store, at_rest: &AtRest, wanted: Option<&str>) -> Resu
         (_, []) => return Err(BackupError::NoMesh),
         (None, [only]) => only,
         (None, _) => return Err(BackupError::Several(known())),
-        (Some(wanted), all) => all
-            .iter()
-            .find(|mesh| mesh.slug == wanted || mesh.id.as_str() == wanted)
-            .ok_or_else(|| BackupError::UnknownMesh { wanted: crate::error::shown(wanted), known: known() })?,
+        (Some(wanted), all) => {
+            all.iter().find(|mesh| mesh.slug == wanted || mesh.id.as_str() == wanted).ok_or_else(|| {
+                BackupError::UnknownMesh { wanted: crate::error::shown(wanted), known: known() }
+            })?
+        }
     };
     let mut keys = Vec::new();
     for row in tx.mesh_keys().of(&mesh.id).await? {
@@ -153,7 +154,8 @@ pub async fn restore(store: &Store, at_rest: &AtRest, backup: &Backup) -> Result
         let (wrapped, root) = (at_rest.ring().wrap(&backup.mesh, &key), at_rest.ring().active());
         tx.mesh_keys().activate(&backup.mesh, key.id(), root, &wrapped, kept.created_at).await?;
     }
-    let is_whole = tx.meshes().find(&backup.mesh).await?.is_some_and(|mesh| mesh.owner_pubkey == backup.owner);
+    let is_whole =
+        tx.meshes().find(&backup.mesh).await?.is_some_and(|mesh| mesh.owner_pubkey == backup.owner);
     if !is_whole {
         return Err(BackupError::Damaged("its mesh is not in it".to_owned()));
     }

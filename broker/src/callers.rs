@@ -47,7 +47,9 @@ pub enum CallerError {
     /// Variables and references.
     #[error("`{0}` runs as its caller, and your vault has no entry for {list}; set it with `claudemesh vault set KEY`", list = .1.join(", "))]
     Missing(ServiceName, Vec<String>),
-    #[error("`{0}` runs as its caller, and {MAX_INSTANCES} callers have an instance already; try again tomorrow")]
+    #[error(
+        "`{0}` runs as its caller, and {MAX_INSTANCES} callers have an instance already; try again tomorrow"
+    )]
     Full(ServiceName),
     #[error("service `{0}` did not become ready before the deadline")]
     NotReady(ServiceName),
@@ -319,7 +321,7 @@ async fn until_given(
         Ok(_) => Ok(()),
         Err(_) => Err(match broker.observed.trouble(key) {
             Some(reason) => CallerError::Failed(reason),
-            None => CallerError::NotReady(key.name.clone()),
+            None => CallerError::NotReady(service_of(key).name),
         }),
     }
 }
@@ -339,11 +341,7 @@ async fn first_ready(broker: &Broker, service: &ServiceView, ends: Instant) -> R
 
 /// Whose instance this is, and what it is to hold. An instance that may hold something else is ended before: the same
 /// generation with other material would leave it running as it is.
-pub(crate) async fn make_room(
-    broker: &Broker,
-    key: &ServiceKey,
-    held: &str,
-) -> Result<(), MakeRoomError> {
+pub(crate) async fn make_room(broker: &Broker, key: &ServiceKey, held: &str) -> Result<(), MakeRoomError> {
     let (service, Some(member)) = (service_of(key), key.name.caller()) else { return Ok(()) };
     let mut tx = broker.store.read().await?;
     let known = tx.callers().find(&service, &member).await?;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use catalog::access::{self, Action, Caller, Decision};
 use catalog::drift;
 use serde::Deserialize;
-use wire::{ErrorCode, Generation};
 use wire::peer::hosting::{FailedUpdate, McpSchemaResult, ServiceOffer, ServiceStatus};
 use wire::peer::trust::Suspicion;
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
 use wire::spec::{Pin, Source};
+use wire::{ErrorCode, Generation};
 
 use crate::clock;
 use crate::observed::Observed;
@@ -47,9 +47,8 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
     let manageable = access::decide(caller, Action::Update, Some(service.subject())) == Decision::Allow;
     let failed = row.failed.as_ref().filter(|_| !row.has_failed());
     let failed = failed.map(|failed| (failed.generation, &failed.reason));
-    let failed_update = failed.or(report.as_deref().and_then(held_back)).map(|(generation, reason)| FailedUpdate {
-        generation: generation.0,
-        reason: redacted(reason, manageable),
+    let failed_update = failed.or(report.as_deref().and_then(held_back)).map(|(generation, reason)| {
+        FailedUpdate { generation: generation.0, reason: redacted(reason, manageable) }
     });
     let spec = service.spec();
     let lists = service.lists_for(caller);

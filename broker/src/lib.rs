@@ -13,8 +13,8 @@
 mod app;
 mod approvals;
 mod at_rest;
-pub mod backup;
 mod audit;
+pub mod backup;
 mod bootstrap;
 mod callers;
 mod calls;
@@ -39,10 +39,10 @@ pub mod store;
 mod vault;
 mod views;
 
+pub use ::vault::AtRestKey;
 pub use app::{App, Broker, BuildError};
+pub use at_rest::{AtRest, AtRestError, Rotated};
 pub use bootstrap::{Bootstrapped, bootstrap};
 pub use config::{Config, Limits, RunnerLink};
 /// Read by who deploys, too, to hold it against what they are asked to sign.
 pub use deploy::{InvalidDeploy, NewService};
-pub use at_rest::{AtRest, AtRestError, Rotated};
-pub use ::vault::AtRestKey;

@@ -10,6 +10,7 @@ use wire::peer::mesh::MemberUpdate;
 use crate::app::Broker;
 use crate::clock;
 use crate::commit::commit;
+use crate::deploy;
 use crate::error::FrameError;
 use crate::store::{Member, MemberChange, StoreError};
 
@@ -41,6 +42,7 @@ pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Re
         // What a removed member deployed stops with them, so that none of their code or secrets stays in use. An admin
         // may start, or remove, what the others still need.
         tx.services().rest_of(&caller.mesh, &known.id, now).await?;
+        deploy::owner_left(&mut tx, &caller.mesh, &known.pubkey).await?;
     } else {
         let groups = groups.map(|groups| groups.into_iter().map(bare).collect());
         let change = MemberChange { role, role_tag, groups };

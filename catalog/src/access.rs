@@ -180,11 +180,9 @@ impl Action {
             Self::Narrow | Self::Update | Self::Stop | Self::Start | Self::Remove | Self::Logs => {
                 Rule::OwnOrAdmin
             }
-            Self::DeployShared
-            | Self::ManageMembers
-            | Self::Invite
-            | Self::SetPolicy
-            | Self::ReadLedger => Rule::Admin,
+            Self::DeployShared | Self::ManageMembers | Self::Invite | Self::SetPolicy | Self::ReadLedger => {
+                Rule::Admin
+            }
             Self::KeepSecrets => Rule::Member,
             Self::ManageKeys => Rule::Owner,
         }

@@ -2,12 +2,14 @@
 //!
 //! Not here: what a command does (see [`crate::commands`] and [`crate::roles`]).
 
+mod backup;
 mod deploy;
 mod jail;
 mod roles;
 mod services;
 mod vault;
 
+pub use backup::BackupArgs;
 pub use deploy::DeployArgs;
 pub use jail::{ApproveArgs, LearnArgs, PolicyArgs, RulesArgs};
 pub use roles::{BrokerArgs, DataArgs, KeyArgs, LimitArgs, ListenArg, RunnerArgs, UpArgs};
@@ -98,6 +100,10 @@ pub enum Command {
     Consent(ConsentArgs),
     /// The keys that secrets are encrypted with
     Key(KeyCommand),
+    /// Put a mesh into one encrypted file, on its broker's machine
+    Backup(BackupArgs),
+    /// Bring a mesh back from such a file
+    Restore(BackupArgs),
     /// Make an invite link
     Invite(InviteArgs),
     /// Become a member of a mesh
@@ -144,7 +150,9 @@ impl Command {
                 return place.mesh.as_deref();
             }
             Self::Runner(args) => return args.place.mesh.as_deref(),
-            Self::Up(_)
+            Self::Backup(_)
+            | Self::Restore(_)
+            | Self::Up(_)
             | Self::Down(_)
             | Self::Broker(_)
             | Self::Scope(_)
@@ -263,6 +271,15 @@ mod tests {
             "policy --min-isolation none",
             "deploy e p --isolation docker",
             "deploy e p --cpus 0",
+            "deploy e p --run-as nobody",
+            "deploy e p --inject 10.0.0.1",
+            "runner --listen unix:/x --data /y --custody tpm",
+            "runner trust 0123",
+            "runner id --data /x --at unix:/y",
+            "vault set",
+            "vault set a/b",
+            "vault rm",
+            "key",
         ] {
             assert!(Cli::try_parse_from(format!("claudemesh {line}").split_whitespace()).is_err(), "{line}");
         }

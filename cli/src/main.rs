@@ -50,10 +50,15 @@ fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
         Command::Up(args) => threads()?.block_on(roles::up(&here, args)),
         Command::Broker(args) => threads()?.block_on(roles::broker(&here, args)),
         Command::Runner(args) if args.act.is_none() => {
-            let role = args.role.ok_or_else(|| Failure::user("a runner needs --listen and --data"))?;
             // Before any thread: a session has one leader.
-            roles::leave_session(role.detach)?;
-            threads()?.block_on(roles::runner(role))
+            roles::leave_session(args.role.detach)?;
+            threads()?.block_on(roles::runner(args.role))
+        }
+        Command::Backup(args) => {
+            one_thread()?.block_on(roles::backup(&here, &args)).map(|()| 0)
+        }
+        Command::Restore(args) => {
+            one_thread()?.block_on(roles::restore(&here, &args)).map(|()| 0)
         }
         Command::Down(args) => one_thread()?.block_on(roles::down(&here, &args)),
         command => {

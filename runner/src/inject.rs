@@ -122,9 +122,10 @@ impl Failed {
                 (ErrorCode::VaultError, format!("{name}: the value can't be injected: {error}"))
             }
             Self::Inject(error) => (ErrorCode::JailFailed, format!("secrets can't be injected: {error}")),
-            Self::Io(error) => {
-                (ErrorCode::JailFailed, format!("the certificates of the service could not be written: {error}"))
-            }
+            Self::Io(error) => (
+                ErrorCode::JailFailed,
+                format!("the certificates of the service could not be written: {error}"),
+            ),
         };
         Reason { code, message, stderr: vec![] }
     }
@@ -200,7 +201,11 @@ mod tests {
         let Err(reason) = arrange(&config(&dir), &spec(&["a.com"]), values, &mut env).await else {
             panic!("it must not start")
         };
-        assert!(reason.message.starts_with("B: ") && !reason.message.contains("canary"), "{}", reason.message);
+        assert!(
+            reason.message.starts_with("B: ") && !reason.message.contains("canary"),
+            "{}",
+            reason.message
+        );
         assert!(env.is_empty());
     }
 }

@@ -14,8 +14,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use wire::report::{Lists, Reason, Usage};
 use vault::Redactor;
+use wire::report::{Lists, Reason, Usage};
 use wire::{ErrorCode, Generation, Tier};
 
 use crate::cell::{Cell, CellOrder, Cells, Ended};

@@ -253,7 +253,7 @@ mod tests {
         let voice = || Voice::new(ring.clone(), Masking::default());
         let (one, two) = (voice(), voice());
         for n in 0..30 {
-            one.say(Stream::Stderr, &format!("one {n}"));
+            one.say(Stream::Stderr, format!("one {n}"));
         }
         two.say(Stream::Stdout, "two");
         two.say(Stream::Runner, "ours");

@@ -8,8 +8,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
+use tokio::task::spawn_blocking;
 use vault::Redactor;
 
+/// Bytes.
+const LARGE: usize = 256 << 10;
 /// In place of JSON as a whole.
 const NOTHING: &[u8] = b"\"[secret]\"";
 
@@ -43,11 +46,37 @@ impl Masking {
         if self.is_empty() { 0 } else { self.redactor.tail(chunk).min(chunk.len()) }
     }
 
+    /// As much of it as is wanted, and no half of a secret at its end.
+    pub fn beginning<'a>(&self, text: &'a [u8], most: usize) -> Cow<'a, [u8]> {
+        if text.len() <= most {
+            return Cow::Borrowed(text);
+        }
+        match self.bytes(text) {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[..most]),
+            Cow::Owned(mut masked) => {
+                masked.truncate(most);
+                Cow::Owned(masked)
+            }
+        }
+    }
+
+    /// As [`Self::json`]. A large one takes milliseconds, which the runtime's own threads have not.
+    pub async fn large_json(&self, json: Bytes) -> Bytes {
+        if self.is_empty() || json.len() < LARGE {
+            return self.json(json);
+        }
+        let masking = self.clone();
+        let masked = spawn_blocking(move || masking.json(json)).await;
+        masked.unwrap_or(Bytes::from_static(NOTHING))
+    }
+
     /// Valid JSON, which stays valid.
     pub fn json(&self, json: Bytes) -> Bytes {
         match self.bytes(&json) {
             Cow::Borrowed(_) => json,
-            Cow::Owned(masked) if serde_json::from_slice::<IgnoredAny>(&masked).is_ok() => Bytes::from(masked),
+            Cow::Owned(masked) if serde_json::from_slice::<IgnoredAny>(&masked).is_ok() => {
+                Bytes::from(masked)
+            }
             // The redactor keeps JSON what it is; a line of our own protocol must not hang on that.
             Cow::Owned(_) => Bytes::from_static(NOTHING),
         }
@@ -68,6 +97,16 @@ mod tests {
         for masking in [Masking::default(), masking(&["canary-0123"])] {
             assert_eq!(masking.json(odd.clone()).as_ptr(), odd.as_ptr());
         }
+    }
+
+    #[test]
+    fn a_beginning_ends_with_no_half_of_a_secret() {
+        let text = b"xxxxcanary-0123yyyy";
+        for most in 0..text.len() {
+            let cut = masking(&["canary-0123"]).beginning(text, most).into_owned();
+            assert!(!cut.windows(2).any(|pair| pair == b"ca") && cut.len() <= most, "{most}");
+        }
+        assert_eq!(&*Masking::default().beginning(text, 6), b"xxxxca");
     }
 
     #[test]

@@ -328,6 +328,23 @@ async fn attack_16_a_pin_that_is_not_what_is_installed() {
 }
 
 #[tokio::test]
+async fn attack_21_the_artefact_of_another_program_of_the_same_source() {
+    let mesh = Mesh::start().await;
+    let mut evil = mesh.world.wish(&[]);
+    evil["spec"]["entry"] = json!("other.mjs");
+    let ready = mesh.world.deploy("evil", &evil).await;
+    assert_eq!(mesh.world.text("evil", "env", json!({"name": "OTHER"})).await, "entry");
+    // What was agreed to names the same source, and nothing of an artefact.
+    let mut wish = mesh.honest();
+    wish["pin"] = ready["pin"].clone();
+    wish["proven"] = json!(true);
+    let ready = mesh.world.outcome(NAME, &wish).await;
+    assert_eq!(ready["phase"], "ready", "{ready}");
+    assert_eq!(mesh.world.text(NAME, "env", json!({"name": "TOKEN"})).await, CANARY);
+    assert_eq!(mesh.world.text(NAME, "env", json!({"name": "OTHER"})).await, "undefined");
+}
+
+#[tokio::test]
 async fn attack_17_an_entry_that_was_removed() {
     let mesh = Mesh::start().await;
     let mut wish = mesh.honest();

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,6 +106,9 @@ fn pem(der: &[u8]) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
+/// First uid of the next.
+static N_JAILS: AtomicU32 = AtomicU32::new(45_000);
+
 /// A program in a strict jail that has one secret, for `a.test`.
 struct Jailed {
     cell: Cell,
@@ -125,6 +129,9 @@ async fn jailed(host: &Host, argv: &[&str]) -> Option<Jailed> {
     let ca = dir.path().join("host.pem");
     std::fs::write(&ca, &host.ca).expect("written");
     config.egress.extra_ca = Some(ca);
+    // Those of no other runner, of which other tests may have some at the same time.
+    let n = N_JAILS.fetch_add(10, Ordering::Relaxed);
+    config.uids = n..=n + 9;
     let at = |name: &str| format!("{name}:{}", host.port);
     let names = ["a.test", "b.test"];
     let private = names.map(|name| PrivateHost::parse(&format!("{}=127.0.0.1", at(name))).expect(name));
@@ -144,10 +151,10 @@ async fn jailed(host: &Host, argv: &[&str]) -> Option<Jailed> {
         inject: vec![rule("a.test")],
         ..ServiceSpec::of(Source::Npx { package: "p".into(), bin: None })
     };
-    let value =
-        Value { variable: "TOKEN".to_owned(), file: None, bytes: CANARY.as_bytes().to_vec().into() };
+    let value = Value { variable: "TOKEN".to_owned(), file: None, bytes: CANARY.as_bytes().to_vec().into() };
     let mut env = vec![("PORT".to_owned(), host.port.to_string())];
-    let Arranged { injection, trust, .. } = arrange(&config, &spec, vec![value], &mut env).await.expect("made");
+    let Arranged { injection, trust, .. } =
+        arrange(&config, &spec, vec![value], &mut env).await.expect("made");
     let placeholder = env.iter().find(|(name, _)| name == "TOKEN").expect("a placeholder").1.clone();
     let ledger = Arc::<Ledger>::default();
     let order = CellOrder {
@@ -188,7 +195,8 @@ impl Jailed {
             String::from_utf8_lossy(&said).into_owned()
         });
         let said = tokio::time::timeout(SOON, reading).await.expect("in time").expect("read");
-        assert!(said.contains(last), "it ended early: {said}");
+        let life = self.cell.life().borrow().clone();
+        assert!(said.contains(last), "it ended early: {said} {life:?} {:?}", self.cell.events().await);
         said
     }
 
@@ -208,7 +216,8 @@ impl Jailed {
             let read = std::os::unix::fs::FileExt::read_at(&memory, &mut bytes, at(from)).unwrap_or(0);
             let finder = memchr::memmem::Finder::new(&CANARY.as_bytes()[..14]);
             assert!(finder.find(&bytes[..read]).is_none(), "the secret is in {line}");
-            n_placeholders += usize::from(memchr::memmem::find(&bytes[..read], self.placeholder.as_bytes()).is_some());
+            n_placeholders +=
+                usize::from(memchr::memmem::find(&bytes[..read], self.placeholder.as_bytes()).is_some());
         }
         assert!(n_placeholders > 0, "or this looks at nothing");
     }
@@ -218,13 +227,19 @@ impl Jailed {
         assert_eq!(self.cell.end().await, Ended::Confirmed);
         let injected = |host: &str| {
             let decisions = self.ledger.decisions().into_iter();
-            decisions.filter(|d| d.host == host && d.verdict == Verdict::Allowed).map(|d| d.injected).sum::<u64>()
+            decisions
+                .filter(|d| d.host == host && d.verdict == Verdict::Allowed)
+                .map(|d| d.injected)
+                .sum::<u64>()
         };
         assert_eq!((injected("a.test"), injected("b.test")), (n_injected, 0));
         let tmp = self._dir.path().join("data/tmp");
         drop(self.cell);
         let left: Vec<_> = std::fs::read_dir(tmp).expect("there").flatten().collect();
-        assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("trust-")), "{left:?}");
+        assert!(
+            left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("trust-")),
+            "{left:?}"
+        );
     }
 }
 
@@ -260,10 +275,16 @@ async fn python_uses_a_secret_that_it_never_holds() {
     let Some(mut jailed) = jailed(&host, &["/usr/bin/python3", "-c", PYTHON]).await else { return };
     let said = jailed.says("DONE").await;
     let placeholder = jailed.placeholder.clone();
-    assert!(!said.contains("canary") && said.contains(&format!("authorization: Bearer {placeholder}")), "{said}");
+    assert!(
+        !said.contains("canary") && said.contains(&format!("authorization: Bearer {placeholder}")),
+        "{said}"
+    );
     let urllib = host.hears().await;
     assert!(urllib.contains(&format!("authorization: Bearer {CANARY}\n")), "{urllib}");
-    assert!(urllib.starts_with(&format!("POST /urllib?{placeholder}\n")) && urllib.ends_with(&placeholder), "{urllib}");
+    assert!(
+        urllib.starts_with(&format!("POST /urllib?{placeholder}\n")) && urllib.ends_with(&placeholder),
+        "{urllib}"
+    );
     let requests = host.hears().await;
     let basic = {
         use base64::Engine;
@@ -273,7 +294,10 @@ async fn python_uses_a_secret_that_it_never_holds() {
     assert!(host.hears().await.contains(&format!("private-token: {CANARY}\n")));
     // Where the redirect leads the client takes the header along, and it is a placeholder still.
     let moved = host.hears().await;
-    assert!(moved.starts_with("GET /moved") && moved.contains(&format!("private-token: {placeholder}\n")), "{moved}");
+    assert!(
+        moved.starts_with("GET /moved") && moved.contains(&format!("private-token: {placeholder}\n")),
+        "{moved}"
+    );
     // The real certificate of b.test is of an authority that the jail does not know: nothing vouches for it there.
     assert!(said.contains("CERTIFICATE_VERIFY_FAILED"), "{said}");
     jailed.holds_no_secret();

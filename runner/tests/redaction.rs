@@ -86,8 +86,7 @@ async fn told(world: &World, name: &str) -> String {
 async fn called(world: &World, name: &str, tool: &str, arguments: Value) -> String {
     let params = json!({"name": tool, "arguments": arguments, "_meta": {"progressToken": "p"}});
     let rpc = json!({"method": "tools/call", "deadline_ms": 30_000, "events": true, "params": params});
-    let mut lines =
-        world.stream(Method::POST, &world.path(name, "/rpc"), Bytes::from(rpc.to_string())).await;
+    let mut lines = world.stream(Method::POST, &world.path(name, "/rpc"), Bytes::from(rpc.to_string())).await;
     let mut all = String::new();
     while let Some(line) = lines.next().await {
         all += &format!("{line}\n");

@@ -425,6 +425,22 @@ async fn what_is_in_use_is_kept_and_a_purge_removes_the_data() {
 }
 
 #[tokio::test]
+async fn a_purge_also_removes_the_data_of_a_service_that_was_stopped_before() {
+    let world = World::start(&[]).await;
+    world.deploy("app", &world.wish(&[])).await;
+    let left = || {
+        let meshes = std::fs::read_dir(world.dir.path().join("data/services")).expect("there").flatten();
+        meshes.map(|mesh| std::fs::read_dir(mesh.path()).expect("a mesh").count()).sum::<usize>()
+    };
+    let stopped = world.send(Method::DELETE, &world.path("app", ""), Bytes::new()).await.0;
+    assert_eq!((stopped, left()), (StatusCode::NO_CONTENT, 1));
+    let path = world.path("app", "?purge=true");
+    assert_eq!(world.send(Method::DELETE, &path, Bytes::new()).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(left(), 0);
+    assert_eq!(world.send(Method::DELETE, &path, Bytes::new()).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn a_runner_that_no_broker_reads_ends_itself() {
     let mut world = World::start(&["orphan=4000"]).await;
     // The tests' own broker, so that the time does not pass during a slow start.

@@ -139,10 +139,7 @@ async fn a_service_that_falls_asleep_opens_again_when_it_wakes() {
     wish["vault"] = material(&[host.token(1)], &[consent]);
     host.world.outcome("app", &wish).await;
     host.world.phase("app", "idle").await;
-    assert_eq!(
-        host.world.text("app", "env", json!({"name": "TOKEN"})).await,
-        format!("{CANARY}-1")
-    );
+    assert_eq!(host.world.text("app", "env", json!({"name": "TOKEN"})).await, format!("{CANARY}-1"));
     let reasons: Vec<_> = host.world.openings(0).await.iter().map(|o| o["reason"].clone()).collect();
     assert_eq!(reasons, ["start", "wake"]);
 }
@@ -188,6 +185,58 @@ async fn a_generation_that_waits_leaves_the_one_before_it_serving() {
     next["vault"] = material(&[host.token(3)], &[]);
     host.world.apply("app", &next).await;
     assert_eq!(host.world.text("app", "born", json!({})).await, born);
+}
+
+#[tokio::test]
+async fn asking_again_for_what_still_waits_is_no_news() {
+    let host = Trusted::start().await;
+    let mut wish = host.agreed("app", &[]).await;
+    host.world.outcome("app", &wish).await;
+    let revision = async || {
+        let (_, report) = host.world.send(Method::GET, &host.world.path("app", ""), Bytes::new()).await;
+        report["revision"].clone()
+    };
+    let before = revision().await;
+    for _ in 0..5 {
+        host.world.apply("app", &wish).await;
+    }
+    assert_eq!(revision().await, before, "who answers each change by asking again would never end");
+    wish["vault"]["entries"] = json!([host.token(1)]);
+    host.world.apply("app", &wish).await;
+    host.world.phase("app", "ready").await;
+}
+
+#[tokio::test]
+async fn a_removed_entry_is_remembered_also_when_the_service_can_not_be_installed() {
+    let mut host = Trusted::start().await;
+    let mut wish = host.agreed("app", &[]).await;
+    let gone = host.owner.entry(&host.key, "token", 5, EntryKind::Gone, b"");
+    wish["vault"]["entries"] = json!([gone]);
+    let mut broken = wish.clone();
+    broken["spec"]["source"]["sha256"] = json!("0".repeat(64));
+    assert_eq!(host.world.outcome("broken", &broken).await["phase"], "failed");
+    host.world.signal_runner(Signal::SIGKILL);
+    host.world.runner_ended().await;
+    host.world.run().await;
+    host.world.unlock().await;
+    host.world.trust(&host.owner, &host.key).await;
+    wish["vault"]["entries"] = json!([host.token(4)]);
+    assert_eq!(host.world.outcome("app", &wish).await["reason"]["code"], "vault_stale");
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_back_only_until_there_is_space() {
+    let world = World::start(&["sample=50"]).await;
+    let host = Trusted { world, owner: Person::new(1), key: BoxKey::generate() };
+    host.world.unlock().await;
+    host.world.trust(&host.owner, &host.key).await;
+    let wish = host.agreed("app", &[host.token(1)]).await;
+    let in_the_way = host.world.dir.path().join("data/vault/seen.json~");
+    std::fs::create_dir(&in_the_way).expect("made");
+    host.world.apply("app", &wish).await;
+    host.world.waits("app", "ledger_failed").await;
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    host.world.phase("app", "ready").await;
 }
 
 #[tokio::test]

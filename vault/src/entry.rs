@@ -6,9 +6,7 @@
 
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
-use wire::vault::{
-    BoxPublic, EntryKind, MAX_ENV_VALUE, MAX_FILE_VALUE, VaultEntry, VaultName, Wrap, WrapOf,
-};
+use wire::vault::{BoxPublic, EntryKind, MAX_ENV_VALUE, MAX_FILE_VALUE, VaultEntry, VaultName, Wrap, WrapOf};
 use wire::{MeshId, PublicKey};
 use zeroize::Zeroizing;
 

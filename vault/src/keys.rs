@@ -137,12 +137,7 @@ fn key_statement(owner: &PublicKey, mesh: &MeshId, key: &VaultKey) -> String {
 ///
 /// # Errors
 /// [`Refused::Form`] when the runner's key is none that anything can be sealed to.
-pub fn grant(
-    owner: &dyn Signer,
-    mesh: &MeshId,
-    key: &BoxKey,
-    runner: &BoxPublic,
-) -> Result<Grant, Refused> {
+pub fn grant(owner: &dyn Signer, mesh: &MeshId, key: &BoxKey, runner: &BoxPublic) -> Result<Grant, Refused> {
     let mut grant = Grant {
         runner: runner_id(runner),
         kid: key_id(&key.public()),
@@ -199,12 +194,7 @@ pub fn keep_copy(owner: &BoxPublic, mesh: &MeshId, key: &BoxKey) -> String {
 ///
 /// # Errors
 /// [`Refused`].
-pub fn open_copy(
-    owner: &BoxKey,
-    mesh: &MeshId,
-    public: &BoxPublic,
-    copy: &str,
-) -> Result<BoxKey, Refused> {
+pub fn open_copy(owner: &BoxKey, mesh: &MeshId, public: &BoxPublic, copy: &str) -> Result<BoxKey, Refused> {
     let opened = owner.open(COPY_PURPOSE, &copy_frame(&owner.public(), mesh, public), copy)?;
     let key = BoxKey::from_opened(&opened)?;
     if key.public() == *public { Ok(key) } else { Err(Refused::Damaged) }

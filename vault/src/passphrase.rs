@@ -89,6 +89,9 @@ mod tests {
         let (head, record) = text.split_once('\n').expect("two lines");
         let cheaper = head.replace(" 65536 3 ", " 1024 1 ");
         assert_ne!(cheaper, head);
-        assert_eq!(open("correct horse", format!("{cheaper}\n{record}").as_bytes()), Err(Unopened::Passphrase));
+        assert_eq!(
+            open("correct horse", format!("{cheaper}\n{record}").as_bytes()),
+            Err(Unopened::Passphrase)
+        );
     }
 }

@@ -129,7 +129,7 @@ pub struct EgressDecision {
     pub injected: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+/// Serde calls it with a reference.
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }

@@ -31,7 +31,9 @@ pub enum ConsentError {
     Refused(#[from] Refused),
     #[error("the service refers to no entry of yours")]
     NothingOfYours,
-    #[error("the service is not prepared yet, so nobody knows what exactly would run; try again when it waits")]
+    #[error(
+        "the service is not prepared yet, so nobody knows what exactly would run; try again when it waits"
+    )]
     NotPrepared,
     #[error("this is not the service as it is wanted now; look at it again")]
     Changed,
@@ -138,7 +140,8 @@ async fn versions(
     signer: &PublicKey,
 ) -> Result<BTreeMap<wire::vault::VaultName, i64>, StoreError> {
     let mut versions = BTreeMap::new();
-    for one in stored.spec.vault.values().filter(|one| one.owner.as_ref().is_none_or(|owner| owner == signer)) {
+    for one in stored.spec.vault.values().filter(|one| one.owner.as_ref().is_none_or(|owner| owner == signer))
+    {
         let newest = tx.entries().newest_bare(&stored.key.mesh, signer, &one.key).await?;
         if let Some(entry) = newest.filter(|entry| entry.kind != EntryKind::Gone) {
             versions.insert(entry.key, entry.version);

@@ -26,11 +26,10 @@ pub use new_service::{InvalidDeploy, NewService};
 pub(crate) use sealing::open as open_secrets;
 pub(crate) use sealing::seal as seal_secrets;
 pub use sharing::{deployed_event, manages, set_scope};
-#[expect(unused_imports, reason = "for the instances of callers")]
-pub(crate) use vaulted::{
-    Mark, consent_of, mark, mark_of, material, missing, needs_material, vault_changed,
-};
 pub use vaulted::uses;
+pub(crate) use vaulted::{
+    Mark, consent_of, mark, mark_of, material, needs_material, owner_left, vault_changed,
+};
 pub use versions::{rollback, update};
 
 use crate::app::Broker;
@@ -271,7 +270,8 @@ pub async fn start(
         )?;
     }
     set_wanted(broker, service.key(), Wanted::Running).await?;
-    Ok(Change::watch(broker, (service.key().clone(), caller.member.clone()), Goal::Serve(service.target())).await)
+    Ok(Change::watch(broker, (service.key().clone(), caller.member.clone()), Goal::Serve(service.target()))
+        .await)
 }
 
 /// Ends the process and keeps everything else.

@@ -145,11 +145,14 @@ impl NewService {
     }
 }
 
+/// By the name of the variable.
+type Named<T> = BTreeMap<String, T>;
+
 /// Takes the references to the vault out of the environment.
 fn references(
-    env: BTreeMap<String, Secret>,
+    env: Named<Secret>,
     owner: Option<&PublicKey>,
-) -> Result<(BTreeMap<String, Secret>, BTreeMap<String, VaultRef>), InvalidDeploy> {
+) -> Result<(Named<Secret>, Named<VaultRef>), InvalidDeploy> {
     let (mut plain, mut vault) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in env {
         match VaultRef::parse(value.expose(), owner) {

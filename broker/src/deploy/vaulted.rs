@@ -116,6 +116,9 @@ async fn find(
     let mesh = &stored.key.mesh;
     let mut entries = Vec::new();
     for (owner, key) in referred(&stored.spec, caller.as_ref()) {
+        if !is_member(tx, mesh, &owner).await? {
+            continue;
+        }
         let newest = match content {
             Content::Whole => tx.entries().newest(mesh, &owner, &key).await?,
             Content::Left => tx.entries().newest_bare(mesh, &owner, &key).await?,
@@ -128,6 +131,12 @@ async fn find(
         consents.extend(found.into_iter().map(|(consent, _)| consent));
     }
     Ok(Some(Material { entries, consents, caller }))
+}
+
+/// Entries of somebody who was removed stay where they are, and open nothing.
+async fn is_member(tx: &mut Tx, mesh: &MeshId, owner: &PublicKey) -> Result<bool, StoreError> {
+    let member = tx.members().by_pubkey(mesh, owner).await?;
+    Ok(member.is_some_and(|member| !member.is_revoked()))
 }
 
 /// The key behind the references without an owner; `None` when there are none.
@@ -175,18 +184,19 @@ async fn consents_of(
     signer: &PublicKey,
 ) -> Result<Vec<(Consent, ConsentDoc)>, StoreError> {
     let all = tx.consents().by(&stored.key, signer).await?;
-    // What does not check was not written by us; the runner would refuse it, too.
-    let checked = all.into_iter().filter_map(|one| consent::check(&one).ok().map(|doc| (one, doc)));
-    let checked: Vec<_> = checked.collect();
-    let floor = checked.iter().map(|(_, doc)| doc.floor).max().unwrap_or_default();
+    let read = all.into_iter().filter_map(|one| serde_json::from_str(&one.doc).ok().map(|doc| (one, doc)));
+    let read: Vec<(Consent, ConsentDoc)> = read.collect();
+    let floor = read.iter().map(|(_, doc)| doc.floor).max().unwrap_or_default();
     let known = stored.pin.as_ref().map(consent::pin);
     let mut found: Vec<(Consent, ConsentDoc)> = Vec::new();
-    for (one, doc) in checked {
+    for (one, doc) in read {
         let (mesh, service) = (&stored.key.mesh, stored.key.name.as_str());
         let pin = known.as_ref().unwrap_or(&doc.pin);
         let is_covered = consent::covers(&doc, &Covered { mesh, service, spec: &stored.spec, pin });
         let is_new = found.iter().all(|(_, newer)| newer.pin != doc.pin);
-        if is_covered && is_new && doc.serial >= floor && found.len() < MAX_CONSENTS {
+        let is_wanted = is_covered && is_new && doc.serial >= floor && found.len() < MAX_CONSENTS;
+        // What does not check was not written by us; the runner would refuse it, too.
+        if is_wanted && consent::check(&one).is_ok() {
             found.push((one, doc));
         }
     }
@@ -222,7 +232,9 @@ fn inject_is_allowed(spec: &ServiceSpec) -> Result<(), DeployError> {
         spec.network.contains(rule) || matches!(&rule.host, Host::Name(host) if covered(host))
     };
     match spec.inject.iter().find(|rule| !is_allowed(rule)) {
-        Some(rule) => refuse(format!("the service may not connect to `{rule}`; add it to config.network_allow")),
+        Some(rule) => {
+            refuse(format!("the service may not connect to `{rule}`; add it to config.network_allow"))
+        }
         None => Ok(()),
     }
 }
@@ -292,45 +304,73 @@ pub(crate) async fn vault_changed(
     (owner, key): (&PublicKey, &VaultName),
     kind: EntryKind,
 ) -> Result<Vec<ServiceKey>, DeployError> {
-    let mut changed = Vec::new();
-    for service in tx.services().list(mesh).await? {
-        if service.wanted != Wanted::Running {
-            continue;
-        }
-        let deployer = deployer(tx, &service).await?;
-        let refers = |spec: &ServiceSpec| {
-            let mut each = spec.vault.values();
-            each.any(|one| one.key == *key && one.owner.as_ref().or(deployer.as_ref()) == Some(owner))
-        };
-        let Some(target) = tx.generations().find(&service.key, service.target).await? else { continue };
-        match kind {
-            EntryKind::Gone if refers(&target.spec) || refers_before(tx, &target, &refers).await? => {
-                tx.services().set_wanted(&service.key, Wanted::Stopped, clock::now_ms()).await?;
-            }
-            EntryKind::Env | EntryKind::File if refers(&target.spec) => {
-                let by = target.deployed_by.clone();
-                let version = Version { starts: false, ..version_of(broker, tx, target).await? };
-                let (latest, scope) = (service.latest.0, service.scope.clone());
-                write(broker, tx, &service.key, (latest, &by, &scope), version).await?;
-            }
-            _ => continue,
-        }
-        changed.push(service.key);
+    let is_it = |of: &PublicKey, name: &VaultName| of == owner && name == key;
+    if kind == EntryKind::Gone {
+        return Ok(stop_holders(tx, mesh, is_it).await?);
     }
-    Ok(changed)
+    let mut renewed = Vec::new();
+    for (service, deployer) in running(tx, mesh).await? {
+        let Some(target) = tx.generations().find(&service.key, service.target).await? else { continue };
+        if refers(&target.spec, deployer.as_ref(), is_it) {
+            let by = target.deployed_by.clone();
+            let version = Version { starts: false, ..version_of(broker, tx, target).await? };
+            write(broker, tx, &service.key, (service.latest.0, &by, &service.scope), version).await?;
+            renewed.push(service.key);
+        }
+    }
+    Ok(renewed)
 }
 
-/// While a target is untried, the version before it runs and holds what it was given.
-async fn refers_before(
+/// Who is removed from the mesh takes their secrets along: what runs with them stops.
+pub(crate) async fn owner_left(
     tx: &mut Tx,
-    target: &StoredGeneration,
-    refers: impl Fn(&ServiceSpec) -> bool,
-) -> Result<bool, StoreError> {
-    if target.proven {
-        return Ok(false);
+    mesh: &MeshId,
+    owner: &PublicKey,
+) -> Result<Vec<ServiceKey>, StoreError> {
+    stop_holders(tx, mesh, |of, _| of == owner).await
+}
+
+async fn stop_holders(
+    tx: &mut Tx,
+    mesh: &MeshId,
+    is_it: impl Fn(&PublicKey, &VaultName) -> bool,
+) -> Result<Vec<ServiceKey>, StoreError> {
+    let mut stopped = Vec::new();
+    for (service, deployer) in running(tx, mesh).await? {
+        let Some(target) = tx.generations().find(&service.key, service.target).await? else { continue };
+        let mut holds = refers(&target.spec, deployer.as_ref(), &is_it);
+        // While a target is untried, the version before it runs and holds what it was given.
+        if !target.proven
+            && let Some(before) = tx.generations().previous_proven(&target.key, target.generation).await?
+        {
+            holds |= refers(&before.spec, deployer.as_ref(), &is_it);
+        }
+        if holds {
+            tx.services().set_wanted(&service.key, Wanted::Stopped, clock::now_ms()).await?;
+            stopped.push(service.key);
+        }
     }
-    let before = tx.generations().previous_proven(&target.key, target.generation).await?;
-    Ok(before.is_some_and(|before| refers(&before.spec)))
+    Ok(stopped)
+}
+
+/// What people want to run in a mesh, and the keys of who deployed it.
+async fn running(tx: &mut Tx, mesh: &MeshId) -> Result<Vec<(Service, Option<PublicKey>)>, StoreError> {
+    let mut running = Vec::new();
+    for service in tx.services().list(mesh).await? {
+        if service.wanted == Wanted::Running {
+            let deployer = deployer(tx, &service).await?;
+            running.push((service, deployer));
+        }
+    }
+    Ok(running)
+}
+
+fn refers(
+    spec: &ServiceSpec,
+    caller: Option<&PublicKey>,
+    is_it: impl Fn(&PublicKey, &VaultName) -> bool,
+) -> bool {
+    referred(spec, caller).iter().any(|(owner, key)| is_it(owner, key))
 }
 
 #[cfg(test)]

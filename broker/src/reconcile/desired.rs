@@ -103,8 +103,7 @@ async fn of_callers(tx: &mut Tx, wishes: &mut Wishes) -> Result<(), StoreError> 
         let key = row.key.clone();
         // What serves the deployer is worth trying again for everybody.
         let (proven, vaulted, fallback, policy) = (true, None, None, service.policy);
-        let desired =
-            Desired { row, proven, material, vaulted, fallback, policy, has_callers: false };
+        let desired = Desired { row, proven, material, vaulted, fallback, policy, has_callers: false };
         wishes.insert(key, desired);
     }
     Ok(())

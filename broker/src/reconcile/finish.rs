@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use wire::report::Reason;
 use wire::ServiceKey;
+use wire::report::Reason;
 
 use super::Reconciler;
 use super::plan::{Action, Told, Wish};

@@ -33,9 +33,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+use wire::ServiceKey;
 use wire::report::Lists;
 use wire::runner::{Health, Progress};
-use wire::ServiceKey;
 
 use self::desired::Wishes;
 use self::finish::{Done, Retry};
@@ -240,7 +240,12 @@ impl Reconciler {
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        self.retries.values().filter_map(|retry| retry.at).chain(self.read_again).chain(self.rounds.next).min()
+        self.retries
+            .values()
+            .filter_map(|retry| retry.at)
+            .chain(self.read_again)
+            .chain(self.rounds.next)
+            .min()
     }
 
     /// What is due is begun by the next `act`, if it is still wanted.

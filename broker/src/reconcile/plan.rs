@@ -179,7 +179,11 @@ mod tests {
 
     fn one(wish: Wish, report: Option<ServiceReport>) -> Vec<Action> {
         let observed = report.into_iter().map(|r| (r.service.clone(), r)).collect();
-        plan(&BTreeMap::from([(key(1), wish)]), &observed, &BTreeMap::from([(key(1), told(Policy::default()))]))
+        plan(
+            &BTreeMap::from([(key(1), wish)]),
+            &observed,
+            &BTreeMap::from([(key(1), told(Policy::default()))]),
+        )
     }
 
     #[test]
@@ -212,8 +216,7 @@ mod tests {
 
     #[test]
     fn after_a_restart_the_version_that_worked_starts_before_the_untried_one() {
-        let wish =
-            Wish::Run { target: turn(3), fallback: Some(turn(2)), policy: Policy::default() };
+        let wish = Wish::Run { target: turn(3), fallback: Some(turn(2)), policy: Policy::default() };
         let apply = |g| vec![Action::Apply(key(1), Generation(g))];
         assert_eq!(one(wish, None), apply(2));
         assert_eq!(one(wish, Some(seen(1, None, Some((2, Phase::Starting))))), []);

@@ -125,7 +125,9 @@ async fn round(broker: &Broker) -> Result<(), RoundError> {
         Ok(unlocked) => unlocked,
         Err(error) => {
             let state = match &error {
-                RoundError::Unknown(_) | RoundError::Sealed(_) => VaultState::Broken { message: error.to_string() },
+                RoundError::Unknown(_) | RoundError::Sealed(_) => {
+                    VaultState::Broken { message: error.to_string() }
+                }
                 RoundError::Runner(_) | RoundError::Store(_) => found.state.clone(),
             };
             broker.observed.set_vault(RunnerVault { state, ..found });
@@ -141,10 +143,7 @@ async fn round(broker: &Broker) -> Result<(), RoundError> {
 }
 
 /// The vault after it got its boot key, if it needs one, and the id of that.
-async fn unlocked(
-    broker: &Broker,
-    found: &RunnerVault,
-) -> Result<(RunnerVault, Option<String>), RoundError> {
+async fn unlocked(broker: &Broker, found: &RunnerVault) -> Result<(RunnerVault, Option<String>), RoundError> {
     let boot_id = match (&found.state, found.custody) {
         (VaultState::New, Custody::Split) => new_boot_key(broker).await?,
         (VaultState::Locked { boot_id }, Custody::Split) => boot_id.clone(),
@@ -175,7 +174,8 @@ async fn unlocked(
 async fn new_boot_key(broker: &Broker) -> Result<String, RoundError> {
     let mut tx = broker.store.begin().await?;
     let used: BTreeSet<_> = tx.runners().all().await?.into_iter().filter_map(|known| known.boot_id).collect();
-    if let Some((unused, _)) = tx.runners().boot_keys().await?.into_iter().find(|(id, _)| !used.contains(id)) {
+    if let Some((unused, _)) = tx.runners().boot_keys().await?.into_iter().find(|(id, _)| !used.contains(id))
+    {
         return Ok(unused);
     }
     let boot_id = uuid::Uuid::new_v4().simple().to_string();

@@ -91,7 +91,8 @@ fn serve(
         return Some(Verdict::Stopped { runner_away: false });
     }
     let report = report?;
-    if let Some(held) = report.candidate.iter().chain(&report.serving).find(|seen| is_held(seen, generation)) {
+    if let Some(held) = report.candidate.iter().chain(&report.serving).find(|seen| is_held(seen, generation))
+    {
         // What it waits for may be on its way to the runner.
         return (sight == Sight::Settled).then(|| Verdict::Held {
             reason: reason(held, ErrorCode::VaultError, "it may not open its secrets"),
@@ -194,13 +195,19 @@ mod tests {
     #[test]
     fn a_deploy_that_is_held_back_says_so_once_the_runner_has_been_told_all_there_is() {
         let mut report = serving(1, Phase::Ready);
-        let waiting = GenerationReport { generation: Generation(2), ..serving(2, Phase::Waiting).serving.expect("it") };
+        let waiting =
+            GenerationReport { generation: Generation(2), ..serving(2, Phase::Waiting).serving.expect("it") };
         report.candidate = Some(waiting);
         let wanted = desired(2, 2, Wanted::Running, false);
         assert_eq!(verdict(TWO, Some(&wanted), Some(&report), Sight::Busy), None);
         let held = verdict(TWO, Some(&wanted), Some(&report), Sight::Settled);
         assert!(matches!(held, Some(Verdict::Held { .. })), "{held:?}");
-        let other = verdict(Goal::Serve(Generation(1)), Some(&desired(1, 2, Wanted::Running, true)), Some(&report), Sight::Settled);
+        let other = verdict(
+            Goal::Serve(Generation(1)),
+            Some(&desired(1, 2, Wanted::Running, true)),
+            Some(&report),
+            Sight::Settled,
+        );
         assert_eq!(other, Some(Verdict::Running), "the older one serves on");
     }
 
@@ -233,6 +240,9 @@ mod tests {
             verdict(Goal::Gone, Some(&wanted), None, Sight::Away),
             Some(Verdict::Stopped { runner_away: true })
         );
-        assert_eq!(verdict(Goal::Gone, None, None, Sight::Settled), Some(Verdict::Stopped { runner_away: false }));
+        assert_eq!(
+            verdict(Goal::Gone, None, None, Sight::Settled),
+            Some(Verdict::Stopped { runner_away: false })
+        );
     }
 }

@@ -80,11 +80,7 @@ pub(super) async fn carry_out(broker: &Broker, action: &Action) -> Result<Option
     }
 }
 
-async fn remove(
-    broker: &Broker,
-    key: &ServiceKey,
-    purge: bool,
-) -> Result<Option<Box<Applied>>, WorkError> {
+async fn remove(broker: &Broker, key: &ServiceKey, purge: bool) -> Result<Option<Box<Applied>>, WorkError> {
     broker.callers.forget(key);
     Ok(broker.runner.remove(key, purge).await.map(|()| None)?)
 }

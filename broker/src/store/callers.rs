@@ -24,7 +24,10 @@ pub struct CallerInstance {
 
 macro_rules! select {
     ($rest:literal) => {
-        concat!("SELECT mesh_id, name, member_id, created_at, last_call_at, held FROM caller_instance ", $rest)
+        concat!(
+            "SELECT mesh_id, name, member_id, created_at, last_call_at, held FROM caller_instance ",
+            $rest
+        )
     };
 }
 

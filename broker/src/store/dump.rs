@@ -106,7 +106,9 @@ impl Dump<'_> {
     }
 
     async fn load_table(&mut self, known: &'static str, table: &Table) -> Result<(), LoadError> {
-        let is_name = |column: &String| column.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'0'..=b'9'));
+        let is_name = |column: &String| {
+            column.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'0'..=b'9'))
+        };
         if !table.columns.iter().all(is_name) {
             return Err(LoadError::Column(known.to_owned()));
         }
@@ -121,7 +123,12 @@ impl Dump<'_> {
 }
 
 impl Dump<'_> {
-    async fn load_row(&mut self, known: &'static str, columns: &[String], row: &[Cell]) -> Result<(), LoadError> {
+    async fn load_row(
+        &mut self,
+        known: &'static str,
+        columns: &[String],
+        row: &[Cell],
+    ) -> Result<(), LoadError> {
         // What is left out is NULL: to PostgreSQL a NULL has a type, which a cell does not know.
         let given: Vec<(&String, &Cell)> =
             columns.iter().zip(row).filter(|(_, cell)| !matches!(cell, Cell::Null)).collect();
@@ -219,8 +226,7 @@ mod tests {
         )
         .expect("lists");
         let there: BTreeSet<&str> = there.iter().map(|table| table.name.as_str()).collect();
-        let named: BTreeSet<&str> =
-            KEPT.iter().map(|(name, _)| *name).chain(LEFT_OUT).collect();
+        let named: BTreeSet<&str> = KEPT.iter().map(|(name, _)| *name).chain(LEFT_OUT).collect();
         assert_eq!(there, named);
         drop(tx);
         store.close().await;

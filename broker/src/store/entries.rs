@@ -1,7 +1,7 @@
-//! The vault's entries: versions of ours, sealed and signed by their owners, and the opaque envelopes of the original's
-//! clients. A name of an owner holds one or the other.
+//! The vault's entries: versions, sealed and signed by their owners.
 //!
-//! Here: the rows. Not here: whether a signature fits and who may write (`crate::vault`).
+//! Here: the rows. Not here: whether a signature fits and who may write (`crate::vault`), the form of the original's clients
+//! ([`super::envelopes`]).
 //! Invariant: versions of an entry grow by one, and only the newest has content.
 
 use vault::entry;
@@ -34,33 +34,10 @@ pub struct EntryLine {
     pub last_used_at: Option<i64>,
 }
 
-/// What the original's clients store. Everything but the key and the type is opaque.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
-    pub key: VaultName,
-    pub ciphertext: String,
-    pub nonce: String,
-    pub sealed_key: String,
-    pub entry_type: String,
-    pub mount_path: Option<String>,
-    pub description: Option<String>,
-    pub updated_at: i64,
-}
-
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT owner, key_name, version, kind, created_ms, content, signature, kid, wrap FROM vault_entry ",
-            $rest
-        )
-    };
-}
-
-macro_rules! select_envelope {
-    ($rest:literal) => {
-        concat!(
-            "SELECT key_name, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at \
-             FROM vault_envelope ",
             $rest
         )
     };
@@ -76,8 +53,7 @@ const EMPTY_OLDER: &str = "UPDATE vault_entry SET content = '', wrap = NULL \
     WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 AND version < $4 AND wrap IS NOT NULL";
 const FORGET_OLDEST: &str =
     "DELETE FROM vault_entry WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 AND version <= $4";
-const NAMES: &str =
-    "SELECT COUNT(DISTINCT key_name) AS n FROM vault_entry WHERE mesh_id = $1 AND owner = $2";
+const NAMES: &str = "SELECT COUNT(DISTINCT key_name) AS n FROM vault_entry WHERE mesh_id = $1 AND owner = $2";
 const LIVE: &str = "SELECT (SELECT COUNT(*) FROM vault_entry WHERE mesh_id = $1 AND owner = $2 AND wrap IS NOT NULL) + \
     (SELECT COUNT(*) FROM vault_envelope WHERE mesh_id = $1 AND owner = $2) AS n";
 const LINES: &str = "SELECT e.key_name, e.version, e.kind, e.kid, e.stored_at, \
@@ -96,16 +72,6 @@ const COUNT_SEALED_TO: &str =
     "SELECT COUNT(*) AS n FROM vault_entry WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL";
 const REWRAP: &str = "UPDATE vault_entry SET kid = $6, wrap = $7 \
     WHERE mesh_id = $1 AND owner = $2 AND key_name = $3 AND version = $4 AND kid = $5 AND wrap IS NOT NULL";
-
-const SET_ENVELOPE: &str = "INSERT INTO vault_envelope (mesh_id, owner, key_name, ciphertext, nonce, sealed_key, \
-    entry_type, mount_path, description, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
-    ON CONFLICT (mesh_id, owner, key_name) DO UPDATE SET ciphertext = excluded.ciphertext, nonce = excluded.nonce, \
-    sealed_key = excluded.sealed_key, entry_type = excluded.entry_type, mount_path = excluded.mount_path, \
-    description = excluded.description, updated_at = excluded.updated_at";
-const ENVELOPE: &str = select_envelope!("WHERE mesh_id = $1 AND owner = $2 AND key_name = $3");
-const ENVELOPES: &str = select_envelope!("WHERE mesh_id = $1 AND owner = $2 ORDER BY key_name");
-const DELETE_ENVELOPE: &str =
-    "DELETE FROM vault_envelope WHERE mesh_id = $1 AND owner = $2 AND key_name = $3";
 
 impl Entries<'_> {
     /// The newest version, which may say that the entry is gone.
@@ -249,64 +215,6 @@ impl Entries<'_> {
         let (from, kid, sealed) = (from.as_str(), wrap.kid.as_str(), wrap.sealed.as_str());
         Ok(execute!(&mut *self.tx, REWRAP, mesh, owner, key, *version, from, kid, sealed)? == 1)
     }
-
-    /// Stores an envelope in place of the one of its name.
-    pub async fn set_envelope(
-        &mut self,
-        mesh: &MeshId,
-        owner: &PublicKey,
-        envelope: &Envelope,
-    ) -> Result<(), StoreError> {
-        let Envelope { key, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at } =
-            envelope;
-        execute!(
-            &mut *self.tx,
-            SET_ENVELOPE,
-            mesh.as_str(),
-            owner.as_str(),
-            key.as_str(),
-            ciphertext,
-            nonce,
-            sealed_key,
-            entry_type,
-            mount_path.as_deref(),
-            description.as_deref(),
-            *updated_at
-        )?;
-        Ok(())
-    }
-
-    pub async fn envelope(
-        &mut self,
-        mesh: &MeshId,
-        owner: &PublicKey,
-        key: &VaultName,
-    ) -> Result<Option<Envelope>, StoreError> {
-        let row: Option<EnvelopeRow> =
-            fetch_optional!(&mut *self.tx, ENVELOPE, mesh.as_str(), owner.as_str(), key.as_str())?;
-        row.map(|row| row.read(mesh, owner)).transpose()
-    }
-
-    /// By name.
-    pub async fn envelopes(
-        &mut self,
-        mesh: &MeshId,
-        owner: &PublicKey,
-    ) -> Result<Vec<Envelope>, StoreError> {
-        let rows: Vec<EnvelopeRow> = fetch_all!(&mut *self.tx, ENVELOPES, mesh.as_str(), owner.as_str())?;
-        rows.into_iter().map(|row| row.read(mesh, owner)).collect()
-    }
-
-    /// `false` when there is none.
-    pub async fn delete_envelope(
-        &mut self,
-        mesh: &MeshId,
-        owner: &PublicKey,
-        key: &VaultName,
-    ) -> Result<bool, StoreError> {
-        let (mesh, owner, key) = (mesh.as_str(), owner.as_str(), key.as_str());
-        Ok(execute!(&mut *self.tx, DELETE_ENVELOPE, mesh, owner, key)? == 1)
-    }
 }
 
 fn number(row: Option<Count>) -> usize {
@@ -404,28 +312,5 @@ impl VersionRow {
             kid: kid(place, sealed_to.as_deref())?,
             openings,
         })
-    }
-}
-
-#[derive(sqlx::FromRow)]
-struct EnvelopeRow {
-    key_name: String,
-    ciphertext: String,
-    nonce: String,
-    sealed_key: String,
-    entry_type: String,
-    mount_path: Option<String>,
-    description: Option<String>,
-    updated_at: i64,
-}
-
-impl EnvelopeRow {
-    fn read(self, mesh: &MeshId, owner: &PublicKey) -> Result<Envelope, StoreError> {
-        let Self { key_name, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at } =
-            self;
-        let id = format!("{mesh}/{owner}/{key_name}");
-        let place = Place { table: "vault_envelope", id: &id };
-        let key = place.id("key_name", VaultName::parse, &key_name)?;
-        Ok(Envelope { key, ciphertext, nonce, sealed_key, entry_type, mount_path, description, updated_at })
     }
 }

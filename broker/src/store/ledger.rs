@@ -94,8 +94,19 @@ impl Ledger<'_> {
     pub async fn opened(&mut self, ledger: &str, openings: &[Opening], at: i64) -> Result<u64, StoreError> {
         let mut fresh = 0;
         for opening in openings {
-            let Opening { seq, at_ms, runner, mesh, owner, key, version, service, generation, caller, reason } =
-                opening;
+            let Opening {
+                seq,
+                at_ms,
+                runner,
+                mesh,
+                owner,
+                key,
+                version,
+                service,
+                generation,
+                caller,
+                reason,
+            } = opening;
             fresh += execute!(
                 &mut *self.tx,
                 OPENED,
@@ -181,19 +192,8 @@ struct OpeningRow {
 
 impl OpeningRow {
     fn read(self) -> Result<Opening, StoreError> {
-        let Self {
-            seq,
-            mesh_id,
-            at_ms,
-            runner,
-            owner,
-            key_name,
-            version,
-            name,
-            generation,
-            caller,
-            reason,
-        } = self;
+        let Self { seq, mesh_id, at_ms, runner, owner, key_name, version, name, generation, caller, reason } =
+            self;
         let id = format!("{mesh_id}/{runner}/{seq}");
         let place = Place { table: "vault_opening", id: &id };
         Ok(Opening {

@@ -46,13 +46,13 @@ const ACTIVE: &str = select!("WHERE mesh_id = $1 AND state = 'active'");
 const RETIRE: &str = "UPDATE mesh_key SET state = 'decrypt_only' WHERE mesh_id = $1 AND state = 'active'";
 const INSERT: &str = "INSERT INTO mesh_key (mesh_id, key_id, root_id, wrapped, state, created_at) \
     VALUES ($1, $2, $3, $4, 'active', $5) ON CONFLICT DO NOTHING";
-const REWRAP: &str = "UPDATE mesh_key SET root_id = $4, wrapped = $5 WHERE mesh_id = $1 AND key_id = $2 AND wrapped = $3";
+const REWRAP: &str =
+    "UPDATE mesh_key SET root_id = $4, wrapped = $5 WHERE mesh_id = $1 AND key_id = $2 AND wrapped = $3";
 const DELETE_RETIRED: &str = "DELETE FROM mesh_key WHERE mesh_id = $1 AND key_id = $2 AND state = 'decrypt_only' \
     AND NOT EXISTS (SELECT 1 FROM generation g WHERE g.mesh_id = $1 AND g.secrets LIKE $3)";
 const UNDER_OTHERS: &str = "SELECT mesh_id, name, generation, secrets FROM generation \
     WHERE mesh_id = $1 AND secrets NOT LIKE $2 AND (name, generation) > ($3, $4) ORDER BY name, generation LIMIT $5";
-const RESEAL: &str =
-    "UPDATE generation SET secrets = $5 WHERE mesh_id = $1 AND name = $2 AND generation = $3 AND secrets = $4";
+const RESEAL: &str = "UPDATE generation SET secrets = $5 WHERE mesh_id = $1 AND name = $2 AND generation = $3 AND secrets = $4";
 
 impl MeshKeys<'_> {
     /// Of every mesh.

@@ -71,7 +71,11 @@ impl Policies<'_> {
     }
 
     /// After [`Policies::set_applied`]. `false` when the service is gone.
-    pub async fn set_material(&mut self, key: &ServiceKey, material: Option<&str>) -> Result<bool, StoreError> {
+    pub async fn set_material(
+        &mut self,
+        key: &ServiceKey,
+        material: Option<&str>,
+    ) -> Result<bool, StoreError> {
         let (mesh, name) = (key.mesh.as_str(), key.name.as_str());
         Ok(execute!(&mut *self.tx, SET_MATERIAL, mesh, name, material)? == 1)
     }

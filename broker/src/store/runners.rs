@@ -26,7 +26,7 @@ const ALL: &str = "SELECT runner, public, custody, boot_id, seen_at FROM vault_r
 const FIND: &str = "SELECT runner, public, custody, boot_id, seen_at FROM vault_runner WHERE runner = $1";
 const SEEN: &str = "INSERT INTO vault_runner (runner, public, custody, boot_id, seen_at) VALUES ($1, $2, $3, $4, $5) \
     ON CONFLICT (runner) DO UPDATE SET public = excluded.public, custody = excluded.custody, \
-    boot_id = excluded.boot_id, seen_at = excluded.seen_at";
+    boot_id = COALESCE(excluded.boot_id, vault_runner.boot_id), seen_at = excluded.seen_at";
 // A runner with custody in memory is another one after each start.
 const FORGET_PASSED: &str = "DELETE FROM vault_runner WHERE custody = 'memory' AND runner <> $1 AND NOT EXISTS \
     (SELECT 1 FROM vault_grant g WHERE g.runner = vault_runner.runner)";
@@ -47,6 +47,7 @@ impl Runners<'_> {
         row.map(KnownRunner::try_from).transpose()
     }
 
+    /// A runner that is open already does not say under which boot key: then the one that is known stays.
     pub async fn seen(&mut self, known: &KnownRunner) -> Result<(), StoreError> {
         let KnownRunner { runner, public, custody, boot_id, seen_at } = known;
         let (id, public, custody) = (runner.as_str(), public.as_str(), custody_text(*custody));

@@ -34,8 +34,7 @@ pub async fn put(asker: Asker<'_>, version: VaultEntry) -> Result<VaultPutResult
     fits(&mut tx, asker, &version).await?;
     tx.entries().put(&caller.mesh, &version, clock::now_ms()).await?;
     let VaultEntry { owner, key, version, kind, .. } = version;
-    let services =
-        deploy::vault_changed(broker, &mut tx, &caller.mesh, (&owner, &key), kind).await?;
+    let services = deploy::vault_changed(broker, &mut tx, &caller.mesh, (&owner, &key), kind).await?;
     let act = asker.act(if is_gone { ActKind::Removed } else { ActKind::Set });
     tx.ledger().did(&Act { entry: Some((owner, key.clone())), version: Some(version), ..act }).await?;
     commit(broker, &caller.mesh, tx).await?;

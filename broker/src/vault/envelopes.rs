@@ -48,9 +48,7 @@ pub async fn set(asker: Asker<'_>, frame: VaultSet) -> Result<VaultAck, VaultErr
 
 fn checked(frame: VaultSet) -> Result<Envelope, VaultError> {
     let VaultSet { key, ciphertext, nonce, sealed_key, entry_type, mount_path, description } = frame;
-    for (text, most) in
-        [(&ciphertext, MAX_CIPHERTEXT), (&nonce, MAX_NONCE), (&sealed_key, MAX_SEALED_KEY)]
-    {
+    for (text, most) in [(&ciphertext, MAX_CIPHERTEXT), (&nonce, MAX_NONCE), (&sealed_key, MAX_SEALED_KEY)] {
         if text.is_empty() || text.len() > most || !text.bytes().all(is_base64) {
             return Err(VaultError::Args(
                 "ciphertext, nonce and sealed_key are base64, of at most 512 KiB, 64 and 512 characters",
@@ -63,7 +61,9 @@ fn checked(frame: VaultSet) -> Result<Envelope, VaultError> {
     for text in [&mount_path, &description].into_iter().flatten() {
         // PostgreSQL takes no zero byte.
         if text.len() > MAX_TEXT || text.contains('\0') {
-            return Err(VaultError::Args("mount_path and description have at most 1,024 bytes, none of them zero"));
+            return Err(VaultError::Args(
+                "mount_path and description have at most 1,024 bytes, none of them zero",
+            ));
         }
     }
     let key = VaultName::parse(&key)?;
@@ -99,7 +99,9 @@ pub async fn get(asker: Asker<'_>, frame: VaultGet) -> Result<VaultGetResult, Va
         let Envelope { key, ciphertext, nonce, sealed_key, entry_type, mount_path, .. } = envelope;
         size += ciphertext.len();
         if size > MAX_ANSWER {
-            return Err(VaultError::TooMuch("the answer would be larger than 8 MiB; ask for fewer keys at a time"));
+            return Err(VaultError::TooMuch(
+                "the answer would be larger than 8 MiB; ask for fewer keys at a time",
+            ));
         }
         let key = key.to_string();
         entries.push(VaultSealed { key, ciphertext, nonce, sealed_key, entry_type, mount_path });
@@ -119,7 +121,9 @@ pub async fn delete(asker: Asker<'_>, key: &str) -> Result<VaultAck, VaultError>
     tx.meshes().take_turns(&caller.mesh).await?;
     if !tx.entries().delete_envelope(&caller.mesh, owner, &key).await? {
         return if is_ours(&mut tx, asker, &key).await? {
-            Err(VaultError::Conflict("the entry is removed by a version that its owner signs: `claudemesh vault rm`"))
+            Err(VaultError::Conflict(
+                "the entry is removed by a version that its owner signs: `claudemesh vault rm`",
+            ))
         } else {
             Ok(VaultAck { key: key.to_string(), action: "not_found".into() })
         };

@@ -24,8 +24,7 @@ pub async fn ledger(asker: Asker<'_>, frame: VaultLedger) -> Result<VaultLedgerR
     let own = asker.key()?;
     let owner = if asker.may(Action::ReadLedger) { None } else { Some(own) };
     let mesh = &asker.caller.mesh;
-    let wanted =
-        Lines { mesh, owner, key: key.as_ref(), service: service.as_ref(), most: i64::from(most) };
+    let wanted = Lines { mesh, owner, key: key.as_ref(), service: service.as_ref(), most: i64::from(most) };
     let mut tx = asker.broker.store.read().await?;
     let openings = tx.ledger().openings(wanted).await?;
     let acts = if service.is_none() { tx.ledger().acts(wanted).await? } else { Vec::new() };

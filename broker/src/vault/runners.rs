@@ -46,7 +46,8 @@ fn described(
             public: Some(public),
             custody,
             connected: here.is_some(),
-            state: here.map_or(VaultState::Locked { boot_id: boot_id.unwrap_or_default() }, |vault| vault.state),
+            state: here
+                .map_or(VaultState::Locked { boot_id: boot_id.unwrap_or_default() }, |vault| vault.state),
         });
     }
     if let Some(RunnerVault { custody, state, runner, public, .. }) = present {

@@ -277,7 +277,16 @@ async fn the_runner_tells_what_it_can_build_and_nobody_does_while_it_is_away() {
 
 fn decision(host: &str, count: u64, last_ms: i64) -> EgressDecision {
     let verdict = Verdict::NotListed;
-    EgressDecision { host: host.into(), port: 443, verdict, count, last_ms, sent_bytes: 0, received_bytes: 0, injected: 0 }
+    EgressDecision {
+        host: host.into(),
+        port: 443,
+        verdict,
+        count,
+        last_ms,
+        sent_bytes: 0,
+        received_bytes: 0,
+        injected: 0,
+    }
 }
 
 async fn until_counted(peer: &mut Peer, counts: &[(&str, u64)]) {

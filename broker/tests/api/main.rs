@@ -7,4 +7,5 @@ mod consent;
 mod hosting;
 mod jail;
 mod quarantine;
+mod vault;
 mod world;

@@ -125,10 +125,10 @@ pub struct BrokerArgs {
 pub struct RunnerArgs {
     /// unix:PATH, or HOST:PORT (which needs a token)
     #[arg(long, env = "CLAUDEMESH_RUNNER_LISTEN", value_name = "ADDR")]
-    pub listen: ListenArg,
+    pub listen: Option<ListenArg>,
     /// Folder of artefacts, service data and uploads
     #[arg(long, env = "CLAUDEMESH_RUNNER_DATA", value_name = "DIR")]
-    pub data: PathBuf,
+    pub data: Option<PathBuf>,
     /// File that holds the token that brokers must send
     #[arg(long, env = "CLAUDEMESH_RUNNER_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,

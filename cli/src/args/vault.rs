@@ -82,12 +82,11 @@ pub struct LedgerArgs {
 
 /// Without a word behind it: the runner alone. With one: which runners may open the mesh's vault.
 #[derive(Debug, Args)]
-#[command(subcommand_negates_reqs = true)]
 pub struct RunnerCommand {
     #[command(subcommand)]
     pub act: Option<RunnerAct>,
     #[command(flatten)]
-    pub role: Option<RunnerArgs>,
+    pub role: RunnerArgs,
     #[command(flatten)]
     pub place: InMeshBelow,
 }

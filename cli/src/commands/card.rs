@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wire::Scope;
-use wire::peer::hosting::ServiceStatus;
+use wire::peer::hosting::{ServiceStatus, VaultUse};
 use wire::report::{EgressDecision, Reason, Verdict};
 
 use super::deploy::pin_words;
@@ -90,6 +90,16 @@ pub fn scope_words(scope: &Scope) -> String {
     }
 }
 
+/// `TOKEN ← $vault:github-token, version 3 of Ana`.
+fn secret_words(used: &VaultUse) -> String {
+    let whose = match (&used.owner, used.version) {
+        (None, _) => "each caller's own".to_owned(),
+        (Some(owner), Some(version)) => format!("version {version} of {owner}"),
+        (Some(owner), None) => format!("MISSING in the vault of {owner}"),
+    };
+    plain_line(&format!("{} ← {}, {whose}", used.variable, used.reference))
+}
+
 /// Lines of `word  value`, the words in one column.
 #[derive(Default)]
 struct Card(String);
@@ -129,6 +139,10 @@ pub fn card(service: &ServiceStatus, now_ms: i64) -> String {
     }
     if !service.env_names.is_empty() {
         card.line("environment", plain_line(&service.env_names.join(", ")));
+    }
+    card.lines("secrets", service.vault.iter().map(secret_words));
+    if !service.run_as.is_deployer() {
+        card.line("run as", "caller: an instance for each caller, with their own secrets");
     }
     network(service, now_ms, &mut card);
     if let Some(reason) = &service.reason {
@@ -302,6 +316,22 @@ pub mod tests {
         assert!(!marks(&service, at + RECENT_MS).contains("blocked"));
         service.egress[1].host = "api.github.com".into();
         assert!(!marks(&service, at).contains("blocked"));
+    }
+
+    #[test]
+    fn a_secret_is_shown_by_its_name_and_what_is_missing_is_said() {
+        let mut service = service();
+        let used = |owner: Option<&str>, version| VaultUse {
+            variable: "TOKEN".into(),
+            reference: "$vault:github-token".into(),
+            owner: owner.map(str::to_owned),
+            version,
+        };
+        service.vault = vec![used(Some("Ana"), Some(3)), used(Some("Ana"), None), used(None, None)];
+        let card = card(&service, 0);
+        for part in ["version 3 of Ana", "MISSING in the vault of Ana", "each caller's own"] {
+            assert!(card.contains(&format!("TOKEN ← $vault:github-token, {part}")), "{part} in {card}");
+        }
     }
 
     #[test]

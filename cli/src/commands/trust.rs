@@ -104,19 +104,18 @@ async fn revoke(here: &Here, id: &RunnerId) -> Result<(), Failure> {
     }
     let connection = here.connect().await?;
     let mut vault = open(here, &connection)?;
-    let number = async {
-        vault.revoke_runner(id).await?;
-        here.out.remark(format!("runner {id} is revoked"));
+    let number = match vault.revoke_runner(id).await {
         // What it may have kept opens nothing that is sealed from now on.
-        rotate_vault_key(here, &mut vault).await
-    }
-    .await;
+        Ok(()) => rotate_vault_key(here, &mut vault).await.map_err(|mut failure| {
+            let done = "the runner is revoked, but the vault key that it had is still in use";
+            failure.note = Some(done.to_owned());
+            failure.with_cure("Finish it with `claudemesh key rotate`.")
+        }),
+        Err(error) => Err(error.into()),
+    };
     warn_of_pinning(here, &vault);
     connection.close().await;
-    let number = number.map_err(|failure| match failure.cure {
-        Some(_) => failure,
-        None => failure.with_cure("Finish it with `claudemesh key rotate`."),
-    })?;
+    let number = number?;
     if here.out.json {
         let runner = Some(id.to_string());
         return here.out.document(&Done { done: "revoked", runner, vault_key: Some(number) });

@@ -2,6 +2,8 @@
 
 mod value;
 
+pub use value::passphrase;
+
 use client::{Connection, MeshVault};
 use serde::Serialize;
 use wire::peer::vault::{

@@ -1,6 +1,7 @@
 //! The broker role: alone, or as the part of `up` that others reach.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use broker::{App, Config, Limits, RunnerLink};
 use client::MeshEntry;
@@ -20,12 +21,16 @@ use crate::settings::secret_file;
 
 pub async fn broker(here: &Here, args: BrokerArgs) -> Result<u8, Failure> {
     logging::start(Chatter::Lifecycle, args.json_logs);
-    let database_url = database(&args)?;
+    let database_url = database_of(args.database_url_file.as_deref())?.ok_or_else(|| {
+        Failure::user("a broker needs a database: DATABASE_URL or --database-url-file")
+            .with_cure("Use sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME.")
+    })?;
     let at_rest_roots = given_roots(&args.key)?;
     if at_rest_roots.is_empty() {
         let needed = "a broker needs the key of its stored secrets: BROKER_ENCRYPTION_KEY or --key-file";
-        return Err(Failure::user(needed)
-            .with_cure("Make one: head -c 32 /dev/urandom | xxd -p -c 64 > broker.key"));
+        return Err(
+            Failure::user(needed).with_cure("Make one: head -c 32 /dev/urandom | xxd -p -c 64 > broker.key")
+        );
     }
     let config = Config {
         listen: args.listen,
@@ -47,13 +52,13 @@ pub async fn broker(here: &Here, args: BrokerArgs) -> Result<u8, Failure> {
     run(app).await
 }
 
-fn database(args: &BrokerArgs) -> Result<Secret, Failure> {
-    match (env::database_url(), &args.database_url_file) {
+/// DATABASE_URL, or what the file holds.
+pub fn database_of(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
+    match (env::database_url(), file) {
         (Some(_), Some(_)) => Err(Failure::user("both DATABASE_URL and a file are given; use one")),
-        (Some(url), None) => Ok(url),
-        (None, Some(path)) => secret_file(path),
-        (None, None) => Err(Failure::user("a broker needs a database: DATABASE_URL or --database-url-file")
-            .with_cure("Use sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME.")),
+        (Some(url), None) => Ok(Some(url)),
+        (None, Some(path)) => secret_file(path).map(Some),
+        (None, None) => Ok(None),
     }
 }
 

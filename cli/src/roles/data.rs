@@ -160,8 +160,7 @@ pub fn given_roots(args: &KeyArgs) -> Result<Vec<AtRestKey>, Failure> {
 fn read_roots(text: &Secret, from: &str) -> Result<Vec<AtRestKey>, Failure> {
     let bad = || Failure::user(format!("{from} does not hold keys: 64 hex digits are wanted for each"));
     let texts = text.expose().split(|c: char| c == ',' || c.is_whitespace()).filter(|text| !text.is_empty());
-    let keys: Vec<AtRestKey> =
-        texts.map(AtRestKey::from_hex).collect::<Result<_, _>>().map_err(|_| bad())?;
+    let keys: Vec<AtRestKey> = texts.map(AtRestKey::from_hex).collect::<Result<_, _>>().map_err(|_| bad())?;
     if keys.is_empty() { Err(bad()) } else { Ok(keys) }
 }
 
@@ -238,7 +237,9 @@ mod tests {
             assert_eq!((roots.len(), roots[0].id()), (2, first.id()), "the first seals");
             assert_ne!(roots[1].id(), first.id());
         }
-        for wrong in ["hunter2".to_owned(), format!("{},hunter2", "ab".repeat(32)), ",".into(), "ab".repeat(31)] {
+        for wrong in
+            ["hunter2".to_owned(), format!("{},hunter2", "ab".repeat(32)), ",".into(), "ab".repeat(31)]
+        {
             std::fs::write(&path, &wrong).unwrap();
             let message = given_roots(&args).err().unwrap().message;
             assert!(!message.contains("hunter2") && !message.contains("abab"), "{message}");

@@ -1,6 +1,7 @@
 //! The long-lived roles: `up`, `broker`, `runner`, and `down`, which ends the first.
 
 mod asked;
+mod backup;
 mod broker;
 mod data;
 mod down;
@@ -12,6 +13,7 @@ mod runner_child;
 mod up;
 
 pub use asked::RunnerAt;
+pub use backup::{backup, restore};
 pub use broker::broker;
 pub use data::DataFolder;
 pub use down::down;

@@ -86,6 +86,11 @@ impl OwnerFiles {
         })
     }
 
+    /// The next `up` on this folder is by this owner, whose mesh is in its database already.
+    pub fn expect_owner(&self, name: &str, secret_key: &Secret) -> Result<(), Failure> {
+        write_json(&self.pending, &Pending { name: name.to_owned(), secret_key: secret_key.clone() })
+    }
+
     fn begin(&self, name: &str) -> Result<Pending, Failure> {
         let failed = |e: client::identity::BadIdentity| Failure::platform(e.to_string());
         let pending =

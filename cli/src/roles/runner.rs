@@ -27,7 +27,11 @@ pub fn leave_session(detach: bool) -> Result<(), Failure> {
 
 pub async fn runner(args: RunnerArgs) -> Result<u8, Failure> {
     logging::start(Chatter::Lifecycle, args.json_logs);
-    let listen = match (args.listen, &args.token_file) {
+    // Not required by the command line itself: `runner ls` and its like do without.
+    let (Some(listen), Some(data)) = (args.listen, args.data) else {
+        return Err(Failure::user("a runner needs --listen and --data; or name what is to be done: ls, trust, revoke, id"));
+    };
+    let listen = match (listen, &args.token_file) {
         (ListenArg::Unix(path), None) => Listen::Unix(path),
         (ListenArg::Tcp(addr), Some(file)) => Listen::Tcp { addr, token: secret_file(file)? },
         (ListenArg::Unix(_), Some(_)) => {
@@ -38,7 +42,7 @@ pub async fn runner(args: RunnerArgs) -> Result<u8, Failure> {
                 .with_cure("Make one: head -c 32 /dev/urandom | base64 > runner.token"));
         }
     };
-    let mut config = RunnerConfig::new(args.data, listen, PathBuf::from(OWN_IMAGE));
+    let mut config = RunnerConfig::new(data, listen, PathBuf::from(OWN_IMAGE));
     config.orphan_timeout = args.orphan_timeout;
     config.git_schemes = args.git_schemes;
     config.egress.private = args.private.read()?;

@@ -117,7 +117,11 @@ async fn converse(
     let mut has_left = false;
     loop {
         tokio::select! {
-            ended = front.as_mut() => return ended.map_err(|_| Refusal::Gone),
+            ended = front.as_mut() => return match ended {
+                // A client that asks nothing more for a while may come back, on another connection.
+                Err(error) if !error.is_timeout() => Err(Refusal::Gone),
+                _ => Ok(()),
+            },
             _ = origin.as_mut(), if !has_left => {
                 // The jail learns of it as of the end of a connection that it could use again.
                 has_left = true;

@@ -108,7 +108,7 @@ impl Swap {
 
 fn carries_credentials(name: &HeaderName) -> bool {
     let has = |part: &&str| name.as_str().contains(*part);
-    CREDENTIALS.iter().any(|part| has(part)) && !NOT_CREDENTIALS.iter().any(|part| has(part))
+    CREDENTIALS.iter().any(has) && !NOT_CREDENTIALS.iter().any(has)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Real TLS on both sides: a client that trusts the cell's CA, and a host with a CA of its own.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,15 +19,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use wire::egress::PrivateHost;
 use wire::report::Verdict;
 
 use super::*;
-use crate::EgressConfig;
 use crate::tests::{Plan, World, assert_reset, rules, soon};
 
 const CANARY: &str = "canary-7f3a/+secret=value";
-const BIG: usize = 24 << 20;
+const BIG: usize = 8 << 20;
 
 /// What the host got, as text: the request line and headers; then the length of the body, and its beginning.
 type Heard = mpsc::UnboundedReceiver<(String, usize, String)>;
@@ -38,7 +35,7 @@ struct Rig {
     injection: Arc<Injection>,
     heard: Heard,
     /// The host's PEM file, and what serves it.
-    _ca: tempfile::NamedTempFile,
+    ca: tempfile::NamedTempFile,
     _host: JoinSet<()>,
 }
 
@@ -88,7 +85,7 @@ async fn rig(mut plan: Plan, hosts: &[&str], certified: &[&str]) -> Rig {
             });
         }
     });
-    Rig { world, injection, heard, _ca: file, _host: host }
+    Rig { world, injection, heard, ca: file, _host: host }
 }
 
 type Reply = BoxBody<Bytes, Infallible>;
@@ -341,8 +338,7 @@ async fn an_answer_that_can_not_be_looked_through_is_kept_back() {
 
 #[tokio::test]
 async fn other_hosts_other_ports_and_plain_http_get_no_value() {
-    let mut plan = Plan::default();
-    plan.rules = rules(&["a.com", "a.com:80", "b.com", "c.com:8443"]);
+    let plan = Plan { rules: rules(&["a.com", "a.com:80", "b.com", "c.com:8443"]), ..Plan::default() };
     // A rule of port 80 is there, and still nothing is put into plain HTTP.
     let mut rig = rig(plan, &["a.com", "a.com:80", "c.com:8443"], &["a.com", "b.com", "c.com"]).await;
     let token = rig.placeholder().to_owned();
@@ -353,7 +349,7 @@ async fn other_hosts_other_ports_and_plain_http_get_no_value() {
     let stream = rig.world.connect("b.com", 443).await;
     let ours = trusting(rig.injection.ca_pem(), &[]);
     assert!(soon(ours.connect(ServerName::try_from("b.com").expect("a name"), stream)).await.is_err());
-    let theirs = trusting(&std::fs::read_to_string(rig._ca.path()).expect("read"), &[]);
+    let theirs = trusting(&std::fs::read_to_string(rig.ca.path()).expect("read"), &[]);
     let stream = rig.world.connect("b.com", 443).await;
     let mut stream =
         soon(theirs.connect(ServerName::try_from("b.com").expect("a name"), stream)).await.expect("TLS");
@@ -399,6 +395,24 @@ async fn plain_http_to_the_host_of_a_rule_keeps_its_placeholder() {
         assert!(got.contains(token) && !got.contains("canary"), "{got}");
     }
     assert_eq!(world.booked("a.com", 80, Verdict::Allowed).await.injected, 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_of_the_proxy_is_no_way_around() {
+    let mut rig = usual().await;
+    let token = rig.placeholder().to_owned();
+    let mut stream = TcpStream::connect(rig.world.proxy).await.expect("the door is open");
+    stream.write_all(b"CONNECT a.com:443 HTTP/1.1\r\nHost: a.com:443\r\n\r\n").await.expect("sent");
+    let mut established = [0; 39];
+    soon(stream.read_exact(&mut established)).await.expect("an answer");
+    let connector = trusting(rig.injection.ca_pem(), &[]);
+    let connecting = connector.connect(ServerName::try_from("a.com").expect("a name"), stream);
+    let mut stream = soon(connecting).await.expect("TLS with the cell's own authority");
+    let request = format!("GET / HTTP/1.1\r\nHost: a.com\r\nX-Token: {token}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.expect("an answer");
+    assert!(rig.hear().await.0.contains(CANARY) && answer.contains(&token) && !answer.contains("canary"));
 }
 
 #[tokio::test]

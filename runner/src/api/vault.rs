@@ -17,8 +17,10 @@ use wire::{ErrorCode, MeshId};
 use super::App;
 use super::failure::{ApiError, parse};
 
-pub async fn show(State(app): State<Arc<App>>) -> Json<RunnerVault> {
-    Json(app.shop.vault.describe())
+pub async fn show(State(app): State<Arc<App>>) -> Result<Json<RunnerVault>, ApiError> {
+    let vault = app.shop.vault.clone();
+    // It may have to wait for somebody who writes.
+    tokio::task::spawn_blocking(move || vault.describe()).await.map(Json).map_err(|_| panicked())
 }
 
 /// `PUT /v1/vault/boot-key`.
@@ -27,9 +29,9 @@ pub async fn unlock(State(app): State<Arc<App>>, body: Bytes) -> Result<Json<Run
     let refused = || ApiError::new(ErrorCode::InvalidArgs, "the body is not a boot key").into_response();
     let boot: BootKey = serde_json::from_slice(&body).map_err(|_| refused())?;
     let vault = app.shop.vault.clone();
-    let unlocked = tokio::task::spawn_blocking(move || vault.unlock(&boot)).await;
+    let unlocked = tokio::task::spawn_blocking(move || vault.unlock(&boot).map(|()| vault.describe())).await;
     match unlocked.map_err(|_| panicked().into_response())? {
-        Ok(()) => Ok(Json(app.shop.vault.describe())),
+        Ok(description) => Ok(Json(description)),
         // A wrong key is a conflict of two parties; the same code for a service means that it has to wait.
         Err(e) if e.code() == ErrorCode::VaultLocked => {
             let failure = Failure { code: e.code(), message: e.to_string(), stderr: vec![], rpc: None };
@@ -48,9 +50,9 @@ pub async fn hold(
     let mesh = MeshId::parse(&mesh).map_err(|e| ApiError::new(ErrorCode::InvalidName, e.to_string()))?;
     let grants: Grants = parse(&body)?;
     let vault = app.shop.vault.clone();
-    let held = tokio::task::spawn_blocking(move || vault.hold(&mesh, &grants)).await;
-    held.map_err(|_| panicked())?.map_err(|e| ApiError::new(e.code(), e.to_string()))?;
-    Ok(Json(app.shop.vault.describe()))
+    let held =
+        tokio::task::spawn_blocking(move || vault.hold(&mesh, &grants).map(|()| vault.describe())).await;
+    held.map_err(|_| panicked())?.map(Json).map_err(|e| ApiError::new(e.code(), e.to_string()))
 }
 
 #[derive(Deserialize)]

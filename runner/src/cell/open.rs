@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use egress::Doors;
+use egress::{Doors, Egress, Ledger, Rules};
 use jail::cgroup::{Group, GroupEvents};
 use jail::{Jailed, Listeners};
 use tokio::net::UnixStream;
@@ -105,25 +105,45 @@ pub(super) async fn open(cells: &Cells, mut order: CellOrder) -> Result<Cell, Re
     let (give, doors) = oneshot::channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(watch_jail(jailed, control, inbox, tell_life, give));
-    tasks.spawn(async move {
-        let served = match proxy {
-            Some(proxy) => egress.serve_proxy(proxy.listener, proxy.token, rules, ledger).await,
-            None => match doors.await {
-                Ok(Listeners { dns, proxy, ports }) => {
-                    egress.serve(Doors { dns, proxy, ports }, rules, ledger).await
-                }
-                // The jail ended before it had any.
-                Err(_) => Ok(()),
-            },
-        };
-        if let Err(e) = served {
-            tracing::error!("a service is without network: {e}");
-        }
-    });
+    tasks.spawn(serve(egress, proxy, doors, rules, ledger));
     let (group, tasks) = (Mutex::new(group), tokio::sync::Mutex::new(tasks));
     let milli_cpus = limits.milli_cpus;
     let last_events = OnceLock::new();
-    Ok(Cell { orders, life, helper_pid, tier, milli_cpus, group, last_events, tmp: made_tmp, _trust: trust, tasks })
+    Ok(Cell {
+        orders,
+        life,
+        helper_pid,
+        tier,
+        milli_cpus,
+        group,
+        last_events,
+        tmp: made_tmp,
+        _trust: trust,
+        tasks,
+    })
+}
+
+/// The way out, until the cell is ended.
+async fn serve(
+    egress: Egress,
+    proxy: Option<Proxy>,
+    doors: oneshot::Receiver<Listeners>,
+    rules: Rules,
+    ledger: Arc<Ledger>,
+) {
+    let served = match proxy {
+        Some(proxy) => egress.serve_proxy(proxy.listener, proxy.token, rules, ledger).await,
+        None => match doors.await {
+            Ok(Listeners { dns, proxy, ports }) => {
+                egress.serve(Doors { dns, proxy, ports }, rules, ledger).await
+            }
+            // The jail ended before it had any.
+            Err(_) => Ok(()),
+        },
+    };
+    if let Err(e) = served {
+        tracing::error!("a service is without network: {e}");
+    }
 }
 
 /// Names of groups have no dot; that of a caller's instance has one. The number tells cells apart.

@@ -295,15 +295,15 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// The answer, once. Cancel-safe.
+    /// The answer, once. Until it has come, waiting can be given up and begun again.
     pub async fn answer(&mut self) -> Result<Reply, CallError> {
         let answer = (&mut self.answer).await;
         self.done = true;
         let masking = &self.client.0.masking;
         // Here and not in the connection's task, which all calls share.
         Ok(match answer.unwrap_or(Err(CallError::Lost))? {
-            Reply::Result(result) if self.masks_result => Reply::Result(masking.json(result)),
-            Reply::Error(error) => Reply::Error(masking.json(error)),
+            Reply::Result(result) if self.masks_result => Reply::Result(masking.large_json(result).await),
+            Reply::Error(error) => Reply::Error(masking.large_json(error).await),
             unmasked @ Reply::Result(_) => unmasked,
         })
     }

@@ -7,7 +7,6 @@
 
 mod asides;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -353,7 +352,7 @@ impl Conn {
 
     fn other_output(&mut self, text: &[u8]) -> Option<End> {
         self.asides.take(LINE_WEIGHT);
-        self.voice.say(Stream::Stdout, self.shown(text));
+        self.voice.say(Stream::Stdout, self.shared.masking.beginning(text, 2 * crate::logs::LINE_BYTES));
         if self.shared.ready.load(Ordering::Relaxed) {
             return None;
         }
@@ -362,25 +361,10 @@ impl Conn {
         (bytes > self.limits.chatter_bytes || lines > self.limits.chatter_lines).then_some(End::Chatter)
     }
 
-    /// As much of it as a line can show, and no half of a secret at its end.
-    fn shown<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        let most = crate::logs::LINE_BYTES * 2;
-        if text.len() <= most {
-            return Cow::Borrowed(text);
-        }
-        match self.shared.masking.bytes(text) {
-            Cow::Borrowed(text) => Cow::Borrowed(&text[..most]),
-            Cow::Owned(mut masked) => {
-                masked.truncate(most);
-                Cow::Owned(masked)
-            }
-        }
-    }
-
     fn end_giant(&mut self, giant: Giant) {
         self.voice.say(
             Stream::Runner,
-            &format!("the server sent a message of more than {} bytes; dropped", self.limits.message),
+            format!("the server sent a message of more than {} bytes; dropped", self.limits.message),
         );
         // TypeScript servers write the id last, others first.
         let number = giant.find_id(&self.shared.prefix);

@@ -72,6 +72,7 @@ impl<'a> Preparation<'a> {
         if let Some(pin) = pin {
             self.wanted.check_pin(pin)?;
             if let Some(record) = self.inner.store.find(&pin.artefact)
+                && self.may_reuse(&record)
                 && self.is_intact(&record).await?
             {
                 return self.finish(&record);
@@ -106,6 +107,15 @@ impl<'a> Preparation<'a> {
         let built = self.build(&bench, &staging, &exact).await?;
         let record = self.store(request, built, staging, &bench).await?;
         self.finish(&record)
+    }
+
+    /// Which file of a source is started, and how it was installed, is in an artefact but in no pin. Who agreed to give a
+    /// service their secrets agreed to the spec, so it is not enough that somebody names an artefact of the same source.
+    fn may_reuse(&self, record: &Record) -> bool {
+        let Pin { name, version, integrity, .. } = record.pin.clone();
+        let exact = Exact { name, version, integrity, lock: None };
+        self.spec.vault.is_empty()
+            || record.request == self.wanted.request(&exact, self.spec, self.tools).key()
     }
 
     /// False when it was changed since its installation; it is set aside then.

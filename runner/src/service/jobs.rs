@@ -17,6 +17,7 @@ use wire::runner::Apply;
 use wire::spec::ServiceSpec;
 use wire::{ErrorCode, ServiceKey, Tier};
 
+use super::secrets;
 use crate::cell::{CellOrder, Ended};
 use crate::inject::{self, Arranged};
 use crate::instance::{self, Instance, Launch, Manner, Pipes, StartError, superseded};
@@ -25,7 +26,6 @@ use crate::mcp::{CallError, handshake, lists};
 use crate::prepare::{Prepared, ProgressSink};
 use crate::shop::Shop;
 use crate::vault::Why;
-use super::secrets;
 
 /// Several `list_changed` in a row are one.
 const CHANGES_SETTLE: Duration = Duration::from_millis(200);
@@ -66,14 +66,18 @@ pub async fn prepare(
     if let Err(reason) = shop.cells.tier(least(&apply)) {
         return Outcome::Prepared(Err(reason));
     }
-    if !apply.vault.entries.is_empty() {
-        // Beside the work here, so that the start need not.
+    // Beside the work here, so that the start need not.
+    let ahead = (!apply.vault.entries.is_empty()).then(|| {
         let (vault, apply) = (shop.vault.clone(), apply.clone());
-        drop(tokio::task::spawn_blocking(move || vault.verify_ahead(&key.mesh, &apply)));
-    }
+        tokio::task::spawn_blocking(move || vault.look_ahead(&key, &apply))
+    });
     let token = apply.secrets.git_token.as_ref();
     tokio::select! {
         prepared = shop.workshop.prepare(&apply.spec, token, apply.pin.as_ref(), &apply.policy, &progress) => {
+            if let Some(ahead) = ahead {
+                // If it panicked, it does so again at the start, which says so.
+                let _ = ahead.await;
+            }
             if let Ok(prepared) = &prepared {
                 shop.note_prepared(&prepared.pin.artefact);
             }

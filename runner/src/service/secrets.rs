@@ -21,12 +21,19 @@ const TELLTALE: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CR
 
 /// Whether this tier can show what the spec refers to.
 pub fn fits(spec: &ServiceSpec, tier: Tier) -> Result<(), Reason> {
-    let files: Vec<&str> =
-        spec.vault.iter().filter(|(_, reference)| reference.file.is_some()).map(|(name, _)| name.as_str()).collect();
+    let files: Vec<&str> = spec
+        .vault
+        .iter()
+        .filter(|(_, reference)| reference.file.is_some())
+        .map(|(name, _)| name.as_str())
+        .collect();
     if tier == Tier::Strict || files.is_empty() {
         return Ok(());
     }
-    let message = format!("files of secrets need the strict jail, which this runner can not build: {}", files.join(", "));
+    let message = format!(
+        "files of secrets need the strict jail, which this runner can not build: {}",
+        files.join(", ")
+    );
     Err(Reason { code: ErrorCode::IsolationUnavailable, message, stderr: vec![] })
 }
 
@@ -64,10 +71,7 @@ fn is_telltale(name: &str) -> bool {
 }
 
 /// The values as variables, and the files that some of them name.
-pub fn place(
-    values: Vec<Value>,
-    env: &mut Vec<(String, String)>,
-) -> Result<Vec<SecretFile>, Reason> {
+pub fn place(values: Vec<Value>, env: &mut Vec<(String, String)>) -> Result<Vec<SecretFile>, Reason> {
     let mut files = vec![];
     for Value { variable, file, mut bytes } in values {
         let bytes = std::mem::take(&mut *bytes);

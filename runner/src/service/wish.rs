@@ -103,7 +103,8 @@ fn check_vault(apply: &Apply) -> Result<(), BadWish> {
         if spec.env_names.contains(name) {
             return Err(BadWish::EnvTwice(name.clone()));
         }
-        if !matches!(VaultRef::parse(&reference.text(), reference.owner.as_ref()), Some(Ok(same)) if same == *reference) {
+        if !matches!(VaultRef::parse(&reference.text(), reference.owner.as_ref()), Some(Ok(same)) if same == *reference)
+        {
             return Err(BadWish::Reference(name.clone()));
         }
         if reference.owner.is_none() && spec.run_as != RunAs::Caller {
@@ -182,7 +183,10 @@ mod tests {
         let with = |vault: serde_json::Value| wish(|apply| apply["spec"]["vault"] = vault);
         assert_eq!(with(json!({"A": {"owner": owner, "key": "a", "file": "/secrets/a"}})), Ok(()));
         let refused = |vault| with(vault).expect_err("refused");
-        assert!(matches!(refused(json!({"LD_PRELOAD": {"owner": owner, "key": "a"}})), BadWish::EnvLoader(_)));
+        assert!(matches!(
+            refused(json!({"LD_PRELOAD": {"owner": owner, "key": "a"}})),
+            BadWish::EnvLoader(_)
+        ));
         assert!(matches!(refused(json!({"A": {"key": "a"}})), BadWish::NoOwner(_)));
         for path in ["/etc/passwd", "/secrets/../a", "/secrets/a:file:/secrets/b", ""] {
             let bad = refused(json!({"A": {"owner": owner, "key": "a", "file": path}}));

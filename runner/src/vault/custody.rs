@@ -182,7 +182,8 @@ fn given(path: Option<&Path>) -> Result<(String, AtRestKey), CustodyError> {
     let path = path.ok_or_else(|| broken("custody `file` needs a boot key file".to_owned()))?;
     let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
     let text = text.map_err(|e| broken(format!("the boot key file can not be read: {}", e.kind())))?;
-    let key = AtRestKey::from_hex(&text).map_err(|_| broken("the boot key file does not hold 64 hex digits".to_owned()))?;
+    let key = AtRestKey::from_hex(&text)
+        .map_err(|_| broken("the boot key file does not hold 64 hex digits".to_owned()))?;
     Ok((format!("file-{}", key.id()), key))
 }
 

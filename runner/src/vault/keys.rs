@@ -117,7 +117,8 @@ mod tests {
         let own = OwnKey::from(BoxKey::generate());
         let mesh = MeshId::parse(&"m".repeat(32)).unwrap();
         let (owner, other, key) = (Person::new(1), Person::new(2), BoxKey::generate());
-        let grant = |who: &Person, runner: &OwnKey| vault::keys::grant(who, &mesh, &key, &runner.public).unwrap();
+        let grant =
+            |who: &Person, runner: &OwnKey| vault::keys::grant(who, &mesh, &key, &runner.public).unwrap();
         let list = |grants: &[wire::vault::Grant]| Grants { grants: grants.to_vec() };
         let mut held = Held::open(dir.path()).unwrap();
         assert_eq!(held.take(&own, &mesh, &list(&[])), Ok(false));

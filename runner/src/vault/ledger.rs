@@ -135,8 +135,11 @@ fn read(file: &mut File) -> io::Result<(Vec<Opening>, u64)> {
     let mut text = Vec::new();
     io::Read::read_to_end(file, &mut text)?;
     let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    let lines: Result<Vec<Opening>, _> =
-        text[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty()).map(serde_json::from_slice).collect();
+    let lines: Result<Vec<Opening>, _> = text[..whole]
+        .split(|b| *b == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(serde_json::from_slice)
+        .collect();
     Ok((lines.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?, whole as u64))
 }
 

@@ -29,11 +29,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use vault::Refused;
 use wire::report::Reason;
+use wire::runner::Apply;
 use wire::spec::ServiceSpec;
 use wire::vault::{
     BootKey, Consent, ConsentDoc, Custody, Grants, Opening, RunnerId, RunnerVault, VaultEntry,
 };
-use wire::{ErrorCode, MeshId};
+use wire::{ErrorCode, MeshId, ServiceKey};
 
 use self::custody::{CustodyError, Keeper};
 use self::keys::{GrantError, Held};
@@ -146,12 +147,27 @@ impl Vault {
         Some(Reason { code: ErrorCode::RunnerNotTrusted, message, stderr: vec![] })
     }
 
-    /// Looks at the signatures ahead of [`Vault::open`], which then need not. Blocks.
-    pub fn verify_ahead(&self, mesh: &MeshId, apply: &wire::runner::Apply) {
-        for entry in &apply.vault.entries {
-            // What is wrong with it is said when it is to be opened.
-            let _ = self.check_entry(mesh, entry);
+    /// Checks and remembers what is offered ahead of [`Vault::open`], which is quicker then, and also when it never comes to
+    /// that. What is wrong is said there. Blocks.
+    pub fn look_ahead(&self, key: &ServiceKey, apply: &Apply) {
+        let material = &apply.vault;
+        let is_meant = |entry: &VaultEntry| {
+            apply.spec.vault.values().any(|reference| {
+                reference.key == entry.key
+                    && reference.owner.as_ref().or(material.caller.as_ref()) == Some(&entry.owner)
+            })
+        };
+        let entries: Vec<_> = material
+            .entries
+            .iter()
+            .filter(|entry| is_meant(entry) && self.check_entry(&key.mesh, entry).is_ok())
+            .collect();
+        let Ok(seen) = &mut *self.seen() else { return };
+        for entry in entries {
+            seen.version(&key.mesh, &entry.owner, &entry.key, entry.version);
         }
+        // Whatever could not be kept is tried again before anything is opened.
+        let _ = seen.keep();
     }
 
     fn tell(&self) {
@@ -179,7 +195,8 @@ impl Vault {
         let (version, created) = (version.to_string(), created_ms.to_string());
         let (kid, sealed) = wrap.as_ref().map_or(("", ""), |wrap| (wrap.kid.as_str(), wrap.sealed.as_str()));
         let mut digest = Sha256::new();
-        let signed = [mesh.as_str(), owner.as_str(), key.as_str(), &version, kind.as_str(), &created, content];
+        let signed =
+            [mesh.as_str(), owner.as_str(), key.as_str(), &version, kind.as_str(), &created, content];
         for field in signed.into_iter().chain([signature, kid, sealed]) {
             digest.update((field.len() as u64).to_be_bytes());
             digest.update(field);

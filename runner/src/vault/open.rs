@@ -204,7 +204,9 @@ impl Vault {
             match self.entry(start, owner, &reference.key, seen) {
                 Err(fault) => faults.push((name(variable, reference), fault)),
                 Ok(entry) => match agreed.get(owner) {
-                    Some(Ok(doc)) if doc.min_versions.get(&reference.key).is_none_or(|n| *n <= entry.version) => {
+                    Some(Ok(doc))
+                        if doc.min_versions.get(&reference.key).is_none_or(|n| *n <= entry.version) =>
+                    {
                         found.push(Found { variable, reference, entry });
                     }
                     Some(Ok(_)) => {
@@ -216,7 +218,8 @@ impl Vault {
                 },
             }
         }
-        seen.keep().map_err(|e| Refusal::Ledger(format!("what was seen could not be written down: {}", e.kind())))?;
+        seen.keep()
+            .map_err(|e| Refusal::Ledger(format!("what was seen could not be written down: {}", e.kind())))?;
         Refusal::of(faults).map_or(Ok(found), Err)
     }
 
@@ -291,7 +294,8 @@ impl Vault {
     fn write_down(&self, start: &Start<'_>, found: &[Found<'_>]) -> Result<(), Refusal> {
         let runner = self.runner_id().ok_or_else(|| Refusal::Ledger("the runner has no key".to_owned()))?;
         // Two references to one entry are one opening.
-        let entries: BTreeMap<_, _> = found.iter().map(|f| ((&f.entry.owner, &f.entry.key), f.entry)).collect();
+        let entries: BTreeMap<_, _> =
+            found.iter().map(|f| ((&f.entry.owner, &f.entry.key), f.entry)).collect();
         let at_ms = now_ms();
         let openings = entries.into_values().map(|entry| Opening {
             seq: 0,
@@ -316,7 +320,8 @@ impl Vault {
 impl Found<'_> {
     /// A variable holds text; anything may be a file.
     fn value(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Value, Fault> {
-        let is_text = bytes.len() <= MAX_ENV_VALUE && !bytes.contains(&0) && std::str::from_utf8(&bytes).is_ok();
+        let is_text =
+            bytes.len() <= MAX_ENV_VALUE && !bytes.contains(&0) && std::str::from_utf8(&bytes).is_ok();
         if self.reference.file.is_none() && !is_text {
             return Err(Fault::NotText);
         }
@@ -343,7 +348,8 @@ fn open_all(
     std::thread::scope(|scope| {
         let shares: Vec<_> = pairs.chunks(share).map(|share| scope.spawn(move || open(share))).collect();
         // A panic would be a bug in the cipher; it goes on in the thread that asked.
-        let joined = shares.into_iter().map(|one| one.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        let joined =
+            shares.into_iter().map(|one| one.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
         joined.flatten().collect()
     })
 }

@@ -1,3 +1,5 @@
+//! The opening, with everything around it but a process.
+
 use serde_json::json;
 use vault::{BoxKey, consent, entry};
 use wire::runner::Apply;
@@ -129,7 +131,7 @@ fn what_can_be_mended_first_is_told_first_and_a_locked_runner_last() {
 fn a_signature_that_was_good_once_is_good_for_that_entry_only() {
     let bench = Bench::new().trusted();
     let apply = bench.apply(vec![bench.entry("k", EntryKind::Env, b"v")]);
-    bench.vault.verify_ahead(&bench.service.mesh, &apply);
+    bench.vault.look_ahead(&bench.service, &apply);
     bench.open(&apply).unwrap();
     for change in [
         (|e: &mut VaultEntry| e.created_ms += 1) as fn(&mut VaultEntry),

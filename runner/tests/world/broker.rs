@@ -6,9 +6,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use vault::{BoxKey, Signer, consent, entry, keys};
 use wire::spec::{Pin, ServiceSpec};
-use wire::vault::{
-    BoxPublic, Consent, ConsentDoc, EntryKind, Grant, RunnerVault, VaultEntry, VaultName,
-};
+use wire::vault::{BoxPublic, Consent, ConsentDoc, EntryKind, Grant, RunnerVault, VaultEntry, VaultName};
 use wire::{MeshId, PublicKey, ServiceName};
 
 use super::World;
@@ -130,8 +128,8 @@ impl World {
     /// Waits until the generation waits with this code.
     pub async fn waits(&self, name: &str, code: &str) -> Value {
         self.until(name, |report| {
-            let both = [&report["candidate"], &report["serving"]].into_iter();
-            both.filter(|g| g["phase"] == "waiting" && g["reason"]["code"] == code).cloned().next()
+            let mut both = [&report["candidate"], &report["serving"]].into_iter();
+            both.find(|g| g["phase"] == "waiting" && g["reason"]["code"] == code).cloned()
         })
         .await
     }

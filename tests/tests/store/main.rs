@@ -6,6 +6,7 @@ mod observed;
 mod schema;
 mod services;
 mod uploads;
+mod vault;
 mod world;
 
 /// Makes two tests of each function: one for each database.

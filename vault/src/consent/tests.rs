@@ -138,7 +138,8 @@ fn a_consent_covers_exactly_the_service_that_was_signed() {
 fn a_change_of_anything_in_the_spec_is_not_covered() {
     let (doc, here, pin) = (doc(), mesh('A'), pin(&full_pin()));
     let host = || vec![EgressRule::parse("evil.example").unwrap()];
-    let changes: [(&str, fn(&mut ServiceSpec)); 14] = [
+    type Change = fn(&mut ServiceSpec);
+    let changes: [(&str, Change); 14] = [
         ("source", |s| s.source = Source::Npx { package: "server@2".to_owned(), bin: None }),
         ("bin", |s| s.source = Source::Npx { package: "server".to_owned(), bin: Some("x".to_owned()) }),
         ("runtime", |s| s.runtime = Some(wire::spec::Runtime::Node)),
@@ -154,9 +155,8 @@ fn a_change_of_anything_in_the_spec_is_not_covered() {
         ("unmasked", |s| s.unmasked_results = true),
         ("vault", |s| s.vault.values_mut().for_each(|r| r.file = Some("/secrets/x".to_owned()))),
     ];
-    let is_covered = |spec: &ServiceSpec| {
-        covers(&doc, &Wanted { mesh: &here, service: "github", spec, pin: &pin })
-    };
+    let is_covered =
+        |spec: &ServiceSpec| covers(&doc, &Wanted { mesh: &here, service: "github", spec, pin: &pin });
     for (what, change) in changes {
         let mut changed = spec();
         change(&mut changed);

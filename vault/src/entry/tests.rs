@@ -68,9 +68,11 @@ fn a_value_that_is_too_long_or_none_of_its_kind_neither_checks_nor_opens() {
         let is_short = plain.len() < 100 && kind != EntryKind::Gone;
         assert_eq!(check(&mesh('A'), &entry).is_ok(), is_short, "{kind:?}");
     }
-    for (kind, plain) in
-        [(EntryKind::Env, &long[..MAX_ENV_VALUE]), (EntryKind::File, &long[1..]), (EntryKind::File, b"\0\xff")]
-    {
+    for (kind, plain) in [
+        (EntryKind::Env, &long[..MAX_ENV_VALUE]),
+        (EntryKind::File, &long[1..]),
+        (EntryKind::File, b"\0\xff"),
+    ] {
         assert_eq!(check_value(kind, plain), Ok(()));
     }
 }

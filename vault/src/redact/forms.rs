@@ -22,13 +22,23 @@ enum Text {
     JsonAscii,
     /// Inside a JSON string of a JSON document that is itself in a JSON string.
     JsonTwice,
-    Percent { unreserved: Unreserved, upper: bool },
-    Hex { upper: bool },
+    Percent {
+        unreserved: Unreserved,
+        upper: bool,
+    },
+    Hex {
+        upper: bool,
+    },
     /// As a part of something longer: so many bytes after a multiple of three, without the characters that depend on
     /// what stands before and after it.
-    Base64 { after: usize, url: bool },
+    Base64 {
+        after: usize,
+        url: bool,
+    },
     /// By itself, with padding.
-    Base64Alone { url: bool },
+    Base64Alone {
+        url: bool,
+    },
 }
 
 /// What percent-encoding leaves as it is, beside letters and digits.
@@ -90,7 +100,7 @@ pub(super) fn all(value: &[u8]) -> Vec<Form> {
     for after in 0..3 {
         forms.extend(base64_forms(value, |url| Text::Base64 { after, url }));
     }
-    if value.len() % 3 != 0 {
+    if !value.len().is_multiple_of(3) {
         forms.extend(base64_forms(value, |url| Text::Base64Alone { url }));
     }
     forms

@@ -97,7 +97,10 @@ fn a_mask_in_json_leaves_json() {
         (r#"{"x": "\\nTOKENTOKEN"}"#, r#"{"x": "\\[secret]"}"#),
         (r#"["\ud83d\ude00-token"]"#, r#"["[secret]"]"#),
         (r#" "12345678" "#, r#" "[secret]" "#),
-        (r#"{"x": "1234567812345678", "y": null, "z": false}"#, r#"{"x": "[secret][secret]", "y": null, "z": false}"#),
+        (
+            r#"{"x": "1234567812345678", "y": null, "z": false}"#,
+            r#"{"x": "[secret][secret]", "y": null, "z": false}"#,
+        ),
     ] {
         let masked = redactor.mask_text(text);
         assert_eq!(masked, expected);
@@ -161,7 +164,9 @@ fn nothing_is_held_back_but_what_may_be_a_secret() {
 
 #[test]
 fn a_large_file_is_found_in_base64_and_costs_no_more_memory_than_itself() {
-    let secret: Vec<u8> = (0..wire::vault::MAX_FILE_VALUE as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let secret: Vec<u8> = (0..wire::vault::MAX_FILE_VALUE as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     let redactor = Redactor::new([secret.as_slice()]);
     let blob = crate::framing::to_base64(&secret);
     let text = format!("{{\"blob\":\"{blob}\"}}");

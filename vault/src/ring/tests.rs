@@ -87,8 +87,5 @@ fn a_damaged_record_of_an_older_root_is_damaged_and_not_of_a_missing_key() {
 
 #[test]
 fn a_ring_shows_no_key() {
-    assert_eq!(
-        format!("{:?}", ring(&[1, 2])),
-        "KeyRing { active: [at-rest key], older: [[at-rest key]] }"
-    );
+    assert_eq!(format!("{:?}", ring(&[1, 2])), "KeyRing { active: [at-rest key], older: [[at-rest key]] }");
 }

@@ -21,10 +21,8 @@ pub async fn agree(asked: &Asked, frame: McpConsent) -> Result<Option<deploy::Ch
     match deploy::agree(broker, caller, view, frame).await? {
         Agreed::Starts(change) => Ok(Some(change)),
         Agreed::Kept(key, generation) => {
-            let status = McpDeployStatus {
-                generation: Some(generation.0),
-                ..deploy::plain_status(&key, "running")
-            };
+            let status =
+                McpDeployStatus { generation: Some(generation.0), ..deploy::plain_status(&key, "running") };
             asked.answer(&status).await;
             Ok(None)
         }

@@ -355,7 +355,9 @@ impl Held {
         ready.pin = apply.pin.clone().or(ready.pin);
         let pin = ready.pin.clone().expect("a pin");
         match package.get(..2) {
-            _ if report.serving.as_ref().is_some_and(|s| s.generation == generation) => report.candidate = None,
+            _ if report.serving.as_ref().is_some_and(|s| s.generation == generation) => {
+                report.candidate = None
+            }
             Some("fa") => report.candidate = Some(failed(generation, &package, ErrorCode::StartExited)),
             Some("we") if apply.policy.min_isolation == Tier::Strict => {
                 report.candidate = Some(failed(generation, &package, ErrorCode::IsolationUnavailable));
@@ -385,7 +387,8 @@ impl Held {
         let waits = |(report, _): &(ServiceReport, _)| {
             report.candidate.as_ref().is_some_and(|one| one.phase == Phase::Waiting)
         };
-        let waiting: Vec<_> = self.services.iter().filter(|(_, held)| waits(held)).map(|(k, _)| k.clone()).collect();
+        let waiting: Vec<_> =
+            self.services.iter().filter(|(_, held)| waits(held)).map(|(k, _)| k.clone()).collect();
         for key in waiting {
             let (report, lists) = self.settle(&key, shared);
             shared.told(&key, &report, lists);

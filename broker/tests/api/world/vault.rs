@@ -121,8 +121,7 @@ impl FakeVault {
         };
         for owner in consent::owners(&apply.spec, material.caller.as_ref()) {
             let agreed = |one: &&Consent| {
-                one.signer == owner
-                    && consent::check(one).is_ok_and(|doc| consent::covers(&doc, &wanted))
+                one.signer == owner && consent::check(one).is_ok_and(|doc| consent::covers(&doc, &wanted))
             };
             if material.consents.iter().find(agreed).is_none() {
                 return Err(refused(ErrorCode::AwaitingConsent, "nobody agreed to this"));

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
-use wire::vault::{EntryKind, MAX_FILE_VALUE, VaultName};
+use wire::vault::{EntryKind, MAX_FILE_VALUE};
 use zeroize::Zeroizing;
 
 use crate::args::SetArgs;
@@ -20,6 +20,8 @@ pub struct Value {
 
 /// One byte more than the largest value, so that a larger one is told from it; the vault's own check refuses it.
 const READ_LIMIT: u64 = MAX_FILE_VALUE as u64 + 1;
+
+const SHORTEST_PASSPHRASE: usize = 12;
 
 pub fn read(args: &SetArgs) -> Result<Value, Failure> {
     if !args.extra.is_empty() {
@@ -35,8 +37,24 @@ pub fn read(args: &SetArgs) -> Result<Value, Failure> {
         return Ok(Value { kind: EntryKind::File, bytes: of_file(path)? });
     }
     let stdin = io::stdin();
-    let bytes = if stdin.is_terminal() { typed_twice(&args.key)? } else { all_of(&mut stdin.lock(), "stdin")? };
+    let bytes = if stdin.is_terminal() { typed_twice(&format!("value of {}", args.key))? } else { all_of(&mut stdin.lock(), "stdin")? };
     Ok(Value { kind: EntryKind::Env, bytes: without_line_end(bytes) })
+}
+
+/// Of a file that only it opens. One that is `new` is typed twice. From a file or stdin, without its line break.
+pub fn passphrase(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<String>, Failure> {
+    let stdin = io::stdin();
+    let bytes = match file {
+        Some(path) => without_line_end(of_file(path)?),
+        None if !stdin.is_terminal() => without_line_end(all_of(&mut stdin.lock(), "stdin")?),
+        None if is_new => typed_twice("passphrase")?,
+        None => Silent::begin()?.ask("passphrase: ")?,
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|_| Failure::user("a passphrase is UTF-8 text"))?;
+    if is_new && text.chars().count() < SHORTEST_PASSPHRASE {
+        return Err(Failure::user(format!("a passphrase has at least {SHORTEST_PASSPHRASE} characters")));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn of_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -65,9 +83,9 @@ fn without_line_end(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-fn typed_twice(key: &VaultName) -> Result<Zeroizing<Vec<u8>>, Failure> {
+fn typed_twice(what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let silent = Silent::begin()?;
-    let first = silent.ask(&format!("value of {key}: "))?;
+    let first = silent.ask(&format!("{what}: "))?;
     let again = silent.ask("once more: ")?;
     if *first != *again {
         return Err(Failure::user("the two differ; nothing was stored"));

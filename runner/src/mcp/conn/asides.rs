@@ -59,7 +59,7 @@ impl Conn {
     fn log_message(&mut self, params: Option<&RawValue>) {
         let Some(params) = params else { return };
         self.asides.take(LINE_WEIGHT);
-        self.voice.say(Stream::Runner, &notice::log_text(params));
+        self.voice.say(Stream::Runner, notice::log_text(params));
         let mut calls = self.pending.values().filter(|w| w.place.is_some());
         if let (Some(only), None) = (calls.next(), calls.next())
             && let Some(listener) = &only.events

@@ -4,6 +4,9 @@
 
 use std::time::Instant;
 
+use wire::ErrorCode;
+
+use super::super::generation::Holding;
 use super::super::jobs;
 use super::super::state::Event;
 use super::{Nonce, ServiceTask};
@@ -41,6 +44,7 @@ impl ServiceTask {
         }
         self.egress.tick(now);
         if self.sample_at <= now {
+            self.free_of_the_ledger();
             self.egress.look();
             self.sample_at = now + self.shop.config.sample_every;
             for (&nonce, held) in &self.held {
@@ -48,6 +52,18 @@ impl ServiceTask {
                     self.jobs.spawn(async move { (nonce, jobs::sample(instance).await) });
                 }
             }
+        }
+    }
+
+    /// Nobody says when there is space on the disk again.
+    fn free_of_the_ledger(&mut self) {
+        let is_due = |held: &Holding| {
+            held.reason.as_ref().is_some_and(|reason| reason.code == ErrorCode::LedgerFailed)
+        };
+        let due: Vec<Nonce> =
+            self.held.iter().filter(|(_, held)| is_due(held)).map(|(nonce, _)| *nonce).collect();
+        for nonce in due {
+            self.free(nonce);
         }
     }
 

@@ -85,8 +85,9 @@ impl ServiceTask {
             || matches!(reason.code, ErrorCode::IsolationUnavailable | ErrorCode::VaultError))
             && !matches!(held.machine.state, State::Halting { .. });
         let event = if is_refusal { Event::Refused } else { event };
-        let is_known = held.reason.as_deref() == Some(&reason);
-        if !held.is_superseded && !(is_wait && is_known) && reason.code != ErrorCode::Superseded {
+        let is_repeated = is_wait && held.reason.as_deref() == Some(&reason);
+        let is_silent = held.is_superseded || is_repeated || reason.code == ErrorCode::Superseded;
+        if !is_silent {
             let generation = held.apply.generation;
             self.log.push(Stream::Runner, &format!("generation {generation}: {}", reason.message));
             tracing::info!(mesh.id = %self.key.mesh, service.name = %self.key.name, code = %reason.code,

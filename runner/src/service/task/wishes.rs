@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use wire::report::Reason;
 use wire::ErrorCode;
 use wire::report::Phase;
+use wire::report::Reason;
 use wire::runner::Apply;
 
 use super::super::generation::Holding;
