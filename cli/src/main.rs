@@ -54,12 +54,8 @@ fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
             roles::leave_session(args.role.detach)?;
             threads()?.block_on(roles::runner(args.role))
         }
-        Command::Backup(args) => {
-            one_thread()?.block_on(roles::backup(&here, &args)).map(|()| 0)
-        }
-        Command::Restore(args) => {
-            one_thread()?.block_on(roles::restore(&here, &args)).map(|()| 0)
-        }
+        Command::Backup(args) => one_thread()?.block_on(roles::backup(&here, &args)).map(|()| 0),
+        Command::Restore(args) => one_thread()?.block_on(roles::restore(&here, &args)).map(|()| 0),
         Command::Down(args) => one_thread()?.block_on(roles::down(&here, &args)),
         command => {
             let runtime = one_thread()?;

@@ -12,12 +12,12 @@ pub mod identity;
 pub mod invite;
 pub mod vault;
 
+pub use self::vault::MeshVault;
 pub use address::BrokerAddress;
 pub use config::{Config, MeshEntry};
 pub use connection::{Announce, CallOptions, Connection, LinkState, Membership, Reconnect};
 pub use error::ClientError;
 pub use identity::Identity;
-pub use self::vault::MeshVault;
 
 /// TLS needs a process-wide provider; the first caller wins and the others change nothing.
 pub fn install_tls() {

@@ -130,7 +130,8 @@ impl<'c> MeshVault<'c> {
     pub async fn newest_key(&mut self) -> Result<VaultKey, ClientError> {
         let newest = self.keys().await?.into_iter().next();
         newest.map(|kept| kept.key).ok_or_else(|| {
-            let message = "the mesh has no vault key yet; its owner makes one with `claudemesh runner trust ID`";
+            let message =
+                "the mesh has no vault key yet; its owner makes one with `claudemesh runner trust ID`";
             refused(ErrorCode::VaultError, message)
         })
     }
@@ -315,7 +316,9 @@ impl<'c> MeshVault<'c> {
         let found: VaultKeysResult = self.connection.request(&put).await?;
         let newest = self.proven(found)?.into_iter().next();
         let newest = newest.filter(|kept| kept.key == put.key);
-        newest.map(|kept| (kept, private)).ok_or_else(|| unproven("the broker did not take the new vault key"))
+        newest
+            .map(|kept| (kept, private))
+            .ok_or_else(|| unproven("the broker did not take the new vault key"))
     }
 
     fn grant(&self, key: &BoxKey, runner: &BoxPublic) -> Result<Grant, ClientError> {

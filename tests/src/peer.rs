@@ -112,7 +112,9 @@ impl Answers {
             let frame = timeout(PATIENCE * 5, self.0.recv()).await.expect("a verdict in time");
             let frame = frame.expect("a verdict before the socket ends");
             let is_status = frame["type"] == "mcp_deploy_status";
-            let is_last = ["running", "failed", "stopped", "awaiting_consent"].iter().any(|word| frame["status"] == *word);
+            let is_last = ["running", "failed", "stopped", "awaiting_consent"]
+                .iter()
+                .any(|word| frame["status"] == *word);
             if frame["type"] == "error" || (is_status && is_last) {
                 return frame;
             }

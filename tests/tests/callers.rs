@@ -124,7 +124,11 @@ async fn callers_never_share_a_secret_a_process_or_a_home_whatever_restarts() {
         })
         .await;
         world.owner.ok(["rm", "svc"]).await;
-        assert_eq!(homes(world), 0, "what callers left goes with the service, also when it was stopped before");
+        assert_eq!(
+            homes(world),
+            0,
+            "what callers left goes with the service, also when it was stopped before"
+        );
     })
     .await;
 }

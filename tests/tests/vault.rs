@@ -64,7 +64,8 @@ fn files_with(folder: &Path, mark: &[u8], found: &mut Vec<String>) {
         if kind.is_dir() {
             files_with(&entry.path(), mark, found);
         } else if kind.is_file()
-            && std::fs::read(entry.path()).is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark))
+            && std::fs::read(entry.path())
+                .is_ok_and(|bytes| bytes.windows(mark.len()).any(|part| part == mark))
         {
             found.push(entry.path().display().to_string());
         }
@@ -82,7 +83,10 @@ fn is_nowhere(world: &World) {
         let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
         let has = environ.windows(MARK.len()).any(|part| part == MARK.as_bytes());
         // The server itself has it, and nobody else.
-        assert!(!has || process.command.contains("server.py"), "a secret is in the environment of {process:?}");
+        assert!(
+            !has || process.command.contains("server.py"),
+            "a secret is in the environment of {process:?}"
+        );
     }
 }
 
@@ -100,6 +104,9 @@ async fn a_secret_is_typed_once_and_only_its_service_sees_it() {
         let path = world.folder("typed").join("creds");
         std::fs::write(&path, FILE).unwrap();
         owner.ok(["vault", "set", "creds", "--file", path.to_str().unwrap()]).await;
+        let mut found = Vec::new();
+        files_with(world.path(), &FILE[1..20], &mut found);
+        assert_eq!(found.len(), 1, "what is there is found: {found:?}");
         std::fs::remove_file(&path).unwrap();
         let given = ["--env=TOKEN=$vault:token", "--env=CREDS=$vault:creds:file:/secrets/creds.json"];
         deploy(world, owner, "svc", &given).await;
@@ -120,7 +127,8 @@ async fn a_secret_is_typed_once_and_only_its_service_sees_it() {
         .await;
         assert!(lines.to_string().contains("\"reason\":\"start\""), "{lines}");
         let listed = owner.json(["vault", "ls"]).await;
-        let token = listed["entries"].as_array().unwrap().iter().find(|entry| entry["key"] == "token").unwrap();
+        let token =
+            listed["entries"].as_array().unwrap().iter().find(|entry| entry["key"] == "token").unwrap();
         assert_eq!((&token["version"], &token["used_by"]), (&json!(1), &json!(["svc"])));
         is_nowhere(world);
 
@@ -134,7 +142,10 @@ async fn a_secret_is_typed_once_and_only_its_service_sees_it() {
         is_nowhere(world);
 
         owner.ok(["vault", "rm", "token"]).await;
-        eventually("it has stopped", async || (world.status("svc").await["phase"] == "stopped").then_some(())).await;
+        eventually("it has stopped", async || {
+            (world.status("svc").await["phase"] == "stopped").then_some(())
+        })
+        .await;
         assert_eq!(peer.call("svc", "version", json!({})).await["code"], "service_stopped");
         let refused = owner.refused(["start", "svc"]).await;
         assert!(refused.code == "vault_missing" && refused.text.contains("token"), "{}", refused.text);

@@ -222,7 +222,7 @@ async fn a_new_value_of_a_caller_is_what_their_next_call_finds_and_others_are_le
         1,
         "hers was never restarted"
     );
-    assert_eq!(mesh.status().await["generation"], 1);
+    assert_eq!(mesh.status().await["service"]["generation"], 1);
 }
 
 #[tokio::test]

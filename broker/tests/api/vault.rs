@@ -150,18 +150,19 @@ async fn an_entry_that_was_changed_on_its_way_is_refused() {
     let (mut olga, mut bo) = (world.owner().await, world.member(MEMBER, "Bo", "member").await);
     let (_, key) = with_key(&world, &mut olga, 1).await;
     let good = sealed(&world, MEMBER, "t", 1, &key);
-    let mut changed: Vec<VaultEntry> = Vec::new();
-    changed.push(VaultEntry { key: wire::vault::VaultName::parse("u").expect("a name"), ..good.clone() });
-    changed.push(VaultEntry { created_ms: good.created_ms + 1, ..good.clone() });
-    changed.push(VaultEntry { kind: wire::vault::EntryKind::File, ..good.clone() });
-    changed.push(VaultEntry { content: good.content.replacen(char::is_alphabetic, "9", 1), ..good.clone() });
-    changed.push(VaultEntry { content: String::new(), ..good.clone() });
-    changed.push(VaultEntry { wrap: None, ..good.clone() });
-    changed.push(VaultEntry { signature: "00".repeat(64), ..good.clone() });
-    changed.push(VaultEntry { signature: "x".into(), ..good.clone() });
     let mut cut = good.clone();
     cut.wrap.as_mut().expect("a wrap").sealed.truncate(20);
-    changed.push(cut);
+    let changed = [
+        VaultEntry { key: wire::vault::VaultName::parse("u").expect("a name"), ..good.clone() },
+        VaultEntry { created_ms: good.created_ms + 1, ..good.clone() },
+        VaultEntry { kind: wire::vault::EntryKind::File, ..good.clone() },
+        VaultEntry { content: good.content.replacen(char::is_alphabetic, "9", 1), ..good.clone() },
+        VaultEntry { content: String::new(), ..good.clone() },
+        VaultEntry { wrap: None, ..good.clone() },
+        VaultEntry { signature: "00".repeat(64), ..good.clone() },
+        VaultEntry { signature: "x".into(), ..good.clone() },
+        cut,
+    ];
     for (n, entry) in changed.iter().enumerate() {
         let message = refused(&mut bo, put(entry), "vault_error").await;
         assert!(!message.is_empty() && !message.contains(&good.signature), "{n}: {message}");
@@ -334,7 +335,7 @@ async fn a_runner_is_trusted_and_revoked_and_the_ledger_tells_whoever_may_know()
     assert_eq!(find(&trusted).expect("is shown")["granted"], json!([key.kid]));
     world.runner.until(|seen| seen.granted > 0).await;
     let held = world.runner.with_vault(|vault| vault.describe().held);
-    assert_eq!(held[&world.mesh.mesh], [key.kid.clone()]);
+    assert_eq!(held[&world.mesh.mesh], std::slice::from_ref(&key.kid));
     let revoke = json!({"type": "runner_revoke", "runner": runner});
     let revoked = answered(&mut olga, revoke.clone(), "runner_list_result").await;
     assert!(find(&revoked).is_none_or(|one| one["granted"] == json!([])));

@@ -118,7 +118,8 @@ fn agree(here: &Here, name: &str, ask: &ConsentAsk, asked: &Asked) -> Result<(),
             )
         }
         Judgement::Another(differences) => {
-            let message = format!("the broker wants another service signed than you asked for: {differences}");
+            let message =
+                format!("the broker wants another service signed than you asked for: {differences}");
             Err(Failure::of_code(ErrorCode::AwaitingConsent, message).with_cure(format!(
                 "Nothing was signed. Ask who runs the broker; `claudemesh consent {name}` shows all of it."
             )))

@@ -6,8 +6,8 @@ use client::{ClientError, Connection, Membership};
 use serde::Serialize;
 use wire::peer::Body;
 use wire::peer::hosting::{
-    McpDeploy, McpDeployStatus, McpRollback, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy, McpUpdate,
-    ServiceStatus,
+    McpDeploy, McpDeployStatus, McpRollback, McpStart, McpStatus, McpStatusResult, McpStop, McpUndeploy,
+    McpUpdate, ServiceStatus,
 };
 use wire::spec::Pin;
 use wire::{ServiceName, Tier};
@@ -196,7 +196,13 @@ pub async fn update(here: &Here, name: String) -> Result<(), Failure> {
 }
 
 pub async fn rollback(here: &Here, name: String) -> Result<(), Failure> {
-    change(here, &name.clone(), &McpRollback { server_name: name }, (Asked::Earlier, "is back at the version before")).await
+    change(
+        here,
+        &name.clone(),
+        &McpRollback { server_name: name },
+        (Asked::Earlier, "is back at the version before"),
+    )
+    .await
 }
 
 pub async fn start(here: &Here, name: String) -> Result<(), Failure> {

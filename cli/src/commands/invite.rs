@@ -1,7 +1,7 @@
 //! `invite` and `join`.
 
-use client::invite::{InviteDraft, link, new_root_key, read_link, token};
 use client::config::VaultTrust;
+use client::invite::{InviteDraft, link, new_root_key, read_link, token};
 use client::{BrokerAddress, Config, Identity, MeshEntry};
 use serde::Serialize;
 use wire::peer::mesh::{InviteCreate, InviteCreated, InvitePreset};

@@ -121,7 +121,8 @@ async fn revoke(here: &Here, id: &RunnerId) -> Result<(), Failure> {
         return here.out.document(&Done { done: "revoked", runner, vault_key: Some(number) });
     }
     here.out.line(format!("runner {id} may no longer open the mesh's vault; vault key {number} is in use"));
-    here.out.remark("It may remember values that it opened before: change those that matter (vault rotate KEY).");
+    here.out
+        .remark("It may remember values that it opened before: change those that matter (vault rotate KEY).");
     Ok(())
 }
 
@@ -156,8 +157,7 @@ pub async fn key(here: &Here, act: KeyAct) -> Result<(), Failure> {
     let connection = here.connect().await?;
     let mut vault = open(here, &connection)?;
     let done = async {
-        let at_rest: AtRestRotated =
-            connection.request_within(AT_REST_DEADLINE, &AtRestRotate {}).await?;
+        let at_rest: AtRestRotated = connection.request_within(AT_REST_DEADLINE, &AtRestRotate {}).await?;
         here.out.remark(format!(
             "the broker encrypts under key {} now, {} with it",
             plain_line(&at_rest.key),

@@ -93,7 +93,8 @@ async fn set(here: &Here, args: &SetArgs, must_exist: bool) -> Result<(), Failur
         here.out.remark(format!("starts again with it: {}", services(&done)));
     } else if done.version == 1 {
         let form = if args.file.is_some() { ":file:/secrets/NAME" } else { "" };
-        here.out.remark(format!("use it: claudemesh deploy NAME --env 'VARIABLE=$vault:{}{form}' …", args.key));
+        here.out
+            .remark(format!("use it: claudemesh deploy NAME --env 'VARIABLE=$vault:{}{form}' …", args.key));
     }
     Ok(())
 }

@@ -51,7 +51,9 @@ impl RunnerAt {
         };
         let answer = request.send().await.map_err(|_| {
             Failure::new(wire::Class::Unavailable, format!("no runner answers at {}", self.shown()))
-                .with_cure("Is it running? `--data` names the folder of `up`, `--at` the address of a runner alone.")
+                .with_cure(
+                    "Is it running? `--data` names the folder of `up`, `--at` the address of a runner alone.",
+                )
         })?;
         let status = answer.status();
         if !status.is_success() {

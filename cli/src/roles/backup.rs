@@ -61,7 +61,12 @@ pub async fn backup(here: &Here, args: &BackupArgs) -> Result<(), Failure> {
     if here.out.json {
         return here.out.document(&done);
     }
-    here.out.line(format!("{} is in {} ({})", done.mesh, args.file.display(), units::size(done.bytes as u64)));
+    here.out.line(format!(
+        "{} is in {} ({})",
+        done.mesh,
+        args.file.display(),
+        units::size(done.bytes as u64)
+    ));
     if !done.owner {
         here.out.remark("its owner's identity is not in it: that is in the config of another person");
     }
@@ -94,7 +99,11 @@ pub async fn restore(here: &Here, args: &BackupArgs) -> Result<(), Failure> {
     if here.out.json {
         return here.out.document(&Done::of(&read, &args.file, sealed.len()));
     }
-    here.out.line(format!("{} is back, as it was at {}", read.name, units::moment(read.made_ms, units::now_ms())));
+    here.out.line(format!(
+        "{} is back, as it was at {}",
+        read.name,
+        units::moment(read.made_ms, units::now_ms())
+    ));
     here.out.remark(format!("next: {next}; then its owner trusts the new runner (on one machine `up` does)"));
     Ok(())
 }
@@ -113,7 +122,9 @@ async fn open(args: &BackupArgs, want: Want) -> Result<Opened, Failure> {
         (Some(url), _) => {
             let roots = given_roots(&args.key)?;
             if roots.is_empty() {
-                return Err(Failure::user("the key of this database is needed: BROKER_ENCRYPTION_KEY or --key-file"));
+                return Err(Failure::user(
+                    "the key of this database is needed: BROKER_ENCRYPTION_KEY or --key-file",
+                ));
             }
             (url.expose().to_owned(), roots, None)
         }
@@ -140,7 +151,9 @@ async fn open(args: &BackupArgs, want: Want) -> Result<Opened, Failure> {
 fn owner_secret(here: &Here, owner: &PublicKey) -> Result<Option<Secret>, Failure> {
     let config = here.config()?;
     let entry = config.meshes.iter().find(|entry| entry.pubkey == *owner);
-    Ok(entry.filter(|entry| Identity::from_secret(&entry.secret_key).is_ok()).map(|entry| entry.secret_key.clone()))
+    Ok(entry
+        .filter(|entry| Identity::from_secret(&entry.secret_key).is_ok())
+        .map(|entry| entry.secret_key.clone()))
 }
 
 fn failed(error: BackupError) -> Failure {

@@ -29,7 +29,9 @@ pub async fn runner(args: RunnerArgs) -> Result<u8, Failure> {
     logging::start(Chatter::Lifecycle, args.json_logs);
     // Not required by the command line itself: `runner ls` and its like do without.
     let (Some(listen), Some(data)) = (args.listen, args.data) else {
-        return Err(Failure::user("a runner needs --listen and --data; or name what is to be done: ls, trust, revoke, id"));
+        return Err(Failure::user(
+            "a runner needs --listen and --data; or name what is to be done: ls, trust, revoke, id",
+        ));
     };
     let listen = match (listen, &args.token_file) {
         (ListenArg::Unix(path), None) => Listen::Unix(path),

@@ -44,7 +44,8 @@ pub fn previous(
 pub fn sign(entry: &MeshEntry, ask: &ConsentAsk) -> Result<Consent, ClientError> {
     let identity = entry.identity().map_err(local)?;
     let earlier = previous(&identity, &entry.mesh_id, ask)?.map_or(0, |doc| doc.serial);
-    let next = earlier.checked_add(1).ok_or_else(|| local("the serial of the earlier consent is the last"))?;
+    let next =
+        earlier.checked_add(1).ok_or_else(|| local("the serial of the earlier consent is the last"))?;
     let own = |name: &VaultName| {
         ask.spec.vault.values().any(|reference| {
             reference.key == *name && reference.owner.as_ref().is_none_or(|owner| owner == identity.public())

@@ -11,9 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use wire::peer::Body;
-use wire::peer::vault::{
-    VaultRewrap, VaultRewrapped, VaultVersion, VaultWraps, VaultWrapsResult,
-};
+use wire::peer::vault::{VaultRewrap, VaultRewrapped, VaultVersion, VaultWraps, VaultWrapsResult};
 use wire::spec::{ServiceSpec, Source};
 use wire::vault::{Consent, ConsentAsk, ConsentDoc, ConsentPin, Custody, KeyId, VaultState};
 use wire::{MemberId, MeshId, PublicKey, Secret, ServiceName};
@@ -455,9 +453,8 @@ fn member() -> MeshEntry {
 }
 
 fn ask(previous: Option<Consent>) -> ConsentAsk {
-    let reference = |text: &str, by: &Identity| {
-        wire::vault::VaultRef::parse(text, Some(by.public())).unwrap().unwrap()
-    };
+    let reference =
+        |text: &str, by: &Identity| wire::vault::VaultRef::parse(text, Some(by.public())).unwrap().unwrap();
     ConsentAsk {
         service: ServiceName::parse("svc").unwrap(),
         generation: 1,

@@ -159,7 +159,7 @@ impl Store {
     fn remove_patiently(&self, dir: PathBuf) {
         let end = Instant::now() + DYING;
         while tree::remove(&dir).is_err() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         self.remove_staged(dir);
     }

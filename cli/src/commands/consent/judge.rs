@@ -48,7 +48,9 @@ pub fn judge(asked: &Asked, ask: &ConsentAsk, previous: Option<&ConsentDoc>, now
     match asked {
         Asked::Network { allow, deny, learn_minutes } => {
             expected.network.retain(|rule| !deny.contains(rule));
-            expected.network.extend(allow.iter().filter(|rule| !previous.spec.network.contains(rule)).cloned());
+            expected
+                .network
+                .extend(allow.iter().filter(|rule| !previous.spec.network.contains(rule)).cloned());
             match learn_minutes {
                 None => {}
                 Some(0) => expected.learn_until_ms = None,
@@ -161,7 +163,8 @@ fn npm(package: &str) -> (&str, Option<&str>) {
 }
 
 fn exact(version: &str, parts: usize) -> Option<&str> {
-    let numbers = version.split('.').filter(|part| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty());
+    let numbers =
+        version.split('.').filter(|part| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty());
     (version.split('.').count() >= parts && numbers.count() == version.split('.').count()).then_some(version)
 }
 
@@ -170,7 +173,8 @@ fn pypi(package: &str) -> (&str, Option<&str>) {
     let end = package.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')));
     let name = &package[..end.unwrap_or(package.len())];
     // `1.2` also means `1.2.0`: only the full form is compared.
-    let version = package.rsplit_once("==").or_else(|| package.rsplit_once('@')).map(|(_, version)| version.trim());
+    let version =
+        package.rsplit_once("==").or_else(|| package.rsplit_once('@')).map(|(_, version)| version.trim());
     (name, version.and_then(|version| exact(version, 3)))
 }
 
@@ -275,9 +279,8 @@ mod tests {
 
     #[test]
     fn an_update_signs_another_version_and_nothing_else() {
-        let judged = |spec, version: &str| {
-            judge(&Asked::Update, &ask(spec, version), Some(&signed(self::spec())), 0)
-        };
+        let judged =
+            |spec, version: &str| judge(&Asked::Update, &ask(spec, version), Some(&signed(self::spec())), 0);
         assert_eq!(judged(spec(), "1.9.0"), Judgement::AsAsked);
         let more = ServiceSpec { args: vec!["x".into()], ..spec() };
         assert_eq!(

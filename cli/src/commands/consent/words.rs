@@ -14,11 +14,11 @@ use crate::units;
 
 /// Everything, and the changes.
 pub fn all(ask: &ConsentAsk, previous: Option<&ConsentDoc>) -> String {
-    let mut lines = vec![bold(&format!("{} (generation {})", plain_line(ask.service.as_str()), ask.generation))];
+    let mut lines =
+        vec![bold(&format!("{} (generation {})", plain_line(ask.service.as_str()), ask.generation))];
     lines.extend(rows(ask).into_iter().map(|(name, text)| format!("  {name:<10}{text}")));
-    let text = |spec: &ServiceSpec, pin: &ConsentPin| {
-        serde_json::json!({ "spec": spec, "pin": pin }).to_string()
-    };
+    let text =
+        |spec: &ServiceSpec, pin: &ConsentPin| serde_json::json!({ "spec": spec, "pin": pin }).to_string();
     let (now, name) = (text(&ask.spec, &ask.pin), "consent".to_owned());
     lines.push(match previous.map(|doc| text(&doc.spec, &doc.pin)) {
         None => "you have signed nothing of this service before".to_owned(),
@@ -40,15 +40,23 @@ fn rows(ask: &ConsentAsk) -> Vec<(&'static str, String)> {
     let network = spec.network.iter().map(ToString::to_string).collect();
     let mut rows = vec![
         ("source", source(&spec.source)),
-        ("code", format!("{} ({})", pin_text(&pin.kind, &pin.name, &pin.version), plain_line(&pin.integrity))),
+        (
+            "code",
+            format!("{} ({})", pin_text(&pin.kind, &pin.name, &pin.version), plain_line(&pin.integrity)),
+        ),
         ("arguments", list(spec.args.clone(), "-")),
         ("variables", list(spec.env_names.clone(), "-")),
         ("secrets", secrets(spec, versions)),
         ("network", list(network, "nowhere")),
-        ("run as", match spec.run_as {
-            RunAs::Deployer => "deployer: one instance, which everybody who sees the service may call".to_owned(),
-            RunAs::Caller => "caller: an instance of your own, which only you call".to_owned(),
-        }),
+        (
+            "run as",
+            match spec.run_as {
+                RunAs::Deployer => {
+                    "deployer: one instance, which everybody who sees the service may call".to_owned()
+                }
+                RunAs::Caller => "caller: an instance of your own, which only you call".to_owned(),
+            },
+        ),
     ];
     if let Some(until) = spec.learn_until_ms {
         rows.push(("learning", format!("any public host until {}", units::moment(until, units::now_ms()))));
@@ -119,7 +127,10 @@ mod tests {
             previous: None,
         };
         let text = all(&ask, None);
-        assert!(!text.chars().any(|c| (c.is_control() && c != '\n' && c != '\u{1b}') || c == '\u{202e}'), "{text:?}");
+        assert!(
+            !text.chars().any(|c| (c.is_control() && c != '\n' && c != '\u{1b}') || c == '\u{202e}'),
+            "{text:?}"
+        );
         assert_eq!(text.matches("\n  network").count(), 1, "{text}");
     }
 }

@@ -85,9 +85,8 @@ pub fn at_rest(data: &DataFolder) -> Option<Finding> {
     if env::encryption_key().is_some() {
         return Some(fine("at-rest", "the broker's key comes from BROKER_ENCRYPTION_KEY"));
     }
-    file.is_file().then(|| {
-        fine("at-rest", format!("the broker's key is {}, beside its database", file.display()))
-    })
+    file.is_file()
+        .then(|| fine("at-rest", format!("the broker's key is {}, beside its database", file.display())))
 }
 
 #[cfg(test)]
@@ -98,7 +97,14 @@ mod tests {
     use crate::commands::doctor::Verdict;
 
     fn runner(state: VaultState) -> RunnerInfo {
-        RunnerInfo { id: None, public: None, custody: Custody::Split, state, connected: true, granted: vec![] }
+        RunnerInfo {
+            id: None,
+            public: None,
+            custody: Custody::Split,
+            state,
+            connected: true,
+            granted: vec![],
+        }
     }
 
     #[test]

@@ -37,7 +37,11 @@ pub fn read(args: &SetArgs) -> Result<Value, Failure> {
         return Ok(Value { kind: EntryKind::File, bytes: of_file(path)? });
     }
     let stdin = io::stdin();
-    let bytes = if stdin.is_terminal() { typed_twice(&format!("value of {}", args.key))? } else { all_of(&mut stdin.lock(), "stdin")? };
+    let bytes = if stdin.is_terminal() {
+        typed_twice(&format!("value of {}", args.key))?
+    } else {
+        all_of(&mut stdin.lock(), "stdin")?
+    };
     Ok(Value { kind: EntryKind::Env, bytes: without_line_end(bytes) })
 }
 
@@ -107,8 +111,11 @@ impl Silent {
         let stdin = io::stdin();
         let before = tcgetattr(stdin.as_fd()).map_err(no_terminal)?;
         let mut silent = before.clone();
-        silent.local_flags -=
-            LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::ISIG | LocalFlags::IEXTEN;
+        silent.local_flags -= LocalFlags::ECHO
+            | LocalFlags::ECHONL
+            | LocalFlags::ICANON
+            | LocalFlags::ISIG
+            | LocalFlags::IEXTEN;
         silent.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
         silent.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
         tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &silent).map_err(no_terminal)?;
@@ -169,6 +176,8 @@ fn line(keys: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use wire::vault::VaultName;
+
     use super::*;
 
     fn typed(keys: &[u8]) -> Result<Vec<u8>, String> {
