@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts claudemesh, hosts a real MCP server, calls it, says what to do next, and stays up until Ctrl-C.
+# Starts claudemesh, hosts a real MCP server with a secret, calls it, says what to do next, and stays up until Ctrl-C.
 set -euo pipefail
 claudemesh=$1
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -18,13 +18,31 @@ for _ in $(seq 300); do
   sleep 0.1
 done
 
-say "Hosting @modelcontextprotocol/server-everything"
-show "deploy everything --mesh-wide -- npx -y @modelcontextprotocol/server-everything"
-mine deploy everything --mesh-wide -- npx -y @modelcontextprotocol/server-everything
+# `up` lets its own runner open the vault a moment after both are there.
+for _ in $(seq 300); do
+  mine runner ls 2>/dev/null | grep -q ' yes *$' && break
+  sleep 0.1
+done
+
+say "A secret, sealed here: the broker stores it and can not open it"
+show "vault set demo-token        # from stdin; on a terminal it asks, without echo"
+head -c 18 /dev/urandom | base64 | mine vault set demo-token
+
+say "Hosting @modelcontextprotocol/server-everything with it"
+show "deploy everything --mesh-wide --env 'DEMO_TOKEN=\$vault:demo-token' -- npx -y @modelcontextprotocol/server-everything"
+mine deploy everything --mesh-wide --env 'DEMO_TOKEN=$vault:demo-token' -- npx -y @modelcontextprotocol/server-everything
 
 say "Calling one of its tools"
 show "call everything echo '{\"message\":\"hello mesh\"}'"
 mine call everything echo '{"message":"hello mesh"}'
+
+say "The server has the secret; whoever calls it does not see it"
+show "call everything get-env     # it prints all of its variables; only this line is shown here"
+mine call everything get-env | grep DEMO_TOKEN
+
+say "Who opened it, for what"
+show "vault ledger demo-token"
+mine vault ledger demo-token -n 5
 
 say "What runs"
 show "ls"
@@ -35,6 +53,7 @@ cat <<TXT
 claudemesh is up. In another terminal (the binary is $claudemesh):
   claudemesh tools everything                 what the server offers
   claudemesh deploy time --uvx mcp-server-time
+  claudemesh vault set KEY                    a secret of your own; then --env 'NAME=\$vault:KEY'
   claudemesh invite --name bo                 a link for a teammate
   claudemesh logs everything -f
 Ctrl-C stops it; \`make run\` again brings every service back.

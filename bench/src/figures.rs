@@ -11,6 +11,10 @@ impl Samples {
         self.0.push(time);
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The time that this share of the samples does not exceed.
     pub fn percentile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();

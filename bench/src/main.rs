@@ -1,4 +1,4 @@
-//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|all] --binary PATH`.
+//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|vault|all] --binary PATH`.
 //!
 //! Each measures against a baseline in the same run, so that ratios hold on any machine.
 
@@ -10,6 +10,7 @@ mod jails;
 mod stage;
 mod states;
 mod tiers;
+mod vaulted;
 mod ways_out;
 mod weaker;
 
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str =
-    "usage: bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|all]… [--binary PATH]";
-const ALL: [&str; 8] = ["calls", "lists", "redeploy", "restart", "memory", "jail", "egress", "tiers"];
+    "usage: bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|vault|all]… [--binary PATH]";
+const ALL: [&str; 9] =
+    ["calls", "lists", "redeploy", "restart", "memory", "jail", "egress", "tiers", "vault"];
 
 struct Wanted {
     what: Vec<String>,
@@ -76,6 +78,7 @@ async fn run(name: &str, binary: &Path) -> Result<()> {
         "jail" => blocking(jails::run, binary).await,
         "egress" => blocking(ways_out::run, binary).await,
         "tiers" => tiers::run(binary).await,
+        "vault" => vaulted::run(binary).await,
         _ => states::memory(binary).await,
     }
 }

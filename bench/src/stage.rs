@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use client::{Announce, Config, Connection, Membership, Reconnect};
+use client::{Announce, Config, Connection, Membership, MeshVault, Reconnect};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use wire::peer::hosting::{McpStatus, McpStatusResult, ServiceStatus};
@@ -130,6 +130,14 @@ impl Stage {
     /// # Errors
     /// When the echo binary is missing or the deploy fails.
     pub async fn deploy_echo(&self, name: &str) -> Result<()> {
+        self.deploy_echo_with(name, &[]).await
+    }
+
+    /// [`Self::deploy_echo`], with further flags.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn deploy_echo_with(&self, name: &str, flags: &[String]) -> Result<()> {
         let folder = self.dir.path().join("echo");
         if !folder.exists() {
             std::fs::create_dir_all(&folder)?;
@@ -138,7 +146,10 @@ impl Stage {
                 .with_context(|| format!("{} is missing", echo.display()))?;
             std::fs::write(folder.join("manifest.json"), ECHO_MANIFEST)?;
         }
-        self.run(&["deploy", name, &folder.to_string_lossy()]).await
+        let folder = folder.to_string_lossy();
+        let mut args = vec!["deploy", name, &*folder];
+        args.extend(flags.iter().map(String::as_str));
+        self.run(&args).await
     }
 
     /// # Errors
@@ -146,6 +157,23 @@ impl Stage {
     pub async fn status(&self, connection: &Connection, name: &str) -> Result<ServiceStatus> {
         let answer: McpStatusResult = connection.request(&McpStatus { server_name: name.to_owned() }).await?;
         Ok(answer.service)
+    }
+
+    /// The owner's view of the vault, once `up` trusts its own runner.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn vault<'c>(&self, connection: &'c Connection) -> Result<MeshVault<'c>> {
+        let folder = self.dir.path().join("config");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let vault = MeshVault::new(connection, &folder, self.entry()?)?;
+            if vault.runners().await?.iter().any(|runner| !runner.granted.is_empty()) {
+                return Ok(vault);
+            }
+            ensure!(Instant::now() < end, "`up` does not trust its runner");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub fn broker_pid(&self) -> Option<u32> {

@@ -44,7 +44,7 @@ pub fn run(binary: &Path) -> Result<()> {
 
     let rule = EgressRule::parse(&format!("{name}:{port}"))?;
     let config = EgressConfig { private: vec![rule.clone().into()], ..EgressConfig::default() };
-    let rules = Rules { allow: vec![rule], learn_until: None, inject: None };
+    let rules = Rules { allow: vec![rule], ..Rules::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let argv = [&*program.to_string_lossy(), &*name, &port.to_string()];
     let mut cell = ground.open(Kind::Strict, 0, &argv, std::slice::from_ref(&program), &rules.ports())?;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|role| role == jail::ROLE) {
         return jail::main();
     }
+    leave_no_core();
     let cli = Cli::parse();
     let out = Out { json: cli.json, quiet: cli.quiet };
     match run(cli, out) {
@@ -58,7 +59,7 @@ fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
         Command::Restore(args) => one_thread()?.block_on(roles::restore(&here, &args)).map(|()| 0),
         Command::Down(args) => one_thread()?.block_on(roles::down(&here, &args)),
         command => {
-            let runtime = one_thread()?;
+            let runtime = one_worker()?;
             let done = runtime.block_on(async {
                 roles::log_for_commands();
                 commands::run(&here, command).await
@@ -68,6 +69,14 @@ fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
             done
         }
     }
+}
+
+/// Every role and command holds a secret at some time: an identity, a root key, a value that was typed.
+fn leave_no_core() {
+    use nix::sys::resource::{Resource, setrlimit};
+    // Not 0: the kernel would still start a `core_pattern` that is a program; and no file is made of one byte (core(5)).
+    // One that is lower already can not be raised, and is as good.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 1, 1);
 }
 
 /// Half of the cores: broker, runner and the hosted servers share a machine, and every worker beyond what the work
@@ -80,6 +89,11 @@ fn threads() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn one_thread() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)
+}
+
+/// Beside ourselves: while somebody reads a question or types a secret, the link answers the broker's pings.
+fn one_worker() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(no_runtime)
 }
 
 fn no_runtime(error: std::io::Error) -> Failure {

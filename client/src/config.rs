@@ -3,6 +3,7 @@
 //! Here: reading, changing and writing the file (mode 0600 in a 0700 folder, replaced in one step). Keys that we do not
 //! know are kept. Not here: environment variables and the home folder; the caller names the folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -10,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use wire::vault::BoxPublic;
-use wire::{MemberId, MeshId, PublicKey, Secret};
+use wire::vault::{BoxPublic, RunnerId};
+use wire::{MemberId, MeshId, PublicKey, Secret, ServiceName};
 
 use crate::identity::{BadIdentity, Identity};
 
@@ -78,6 +79,12 @@ pub struct VaultTrust {
     /// a broker lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runners: Vec<BoxPublic>,
+    /// Runners that were revoked here: nothing trusts them again but a person who names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RunnerId>,
+    /// The serial of this member's newest consent for each service: a broker that shows an older one as the newest is found out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signed: BTreeMap<ServiceName, i64>,
 }
 
 impl VaultTrust {
@@ -161,19 +168,38 @@ impl Config {
         }
     }
 
-    /// Writes down what is known of one mesh's vault, and changes nothing else.
+    /// Changes the file as it is now. Others wait meanwhile: two commands at once lose nothing that either has learned.
+    ///
+    /// # Errors
+    /// When the file can not be read or written.
+    pub fn change<T>(folder: &Path, act: impl FnOnce(&mut Self) -> T) -> Result<T, ConfigError> {
+        let _turn = take_turn(folder)?;
+        let mut config = Self::load(folder)?;
+        let done = act(&mut config);
+        config.save(folder)?;
+        Ok(done)
+    }
+
+    /// Changes what is known of one mesh's vault, and nothing else; answers what is known then.
     ///
     /// # Errors
     /// When the file can not be read or written, or knows the mesh no more.
-    pub fn remember(folder: &Path, mesh: &MeshId, trust: &VaultTrust) -> Result<(), ConfigError> {
+    pub fn learn(
+        folder: &Path,
+        mesh: &MeshId,
+        act: impl FnOnce(&mut VaultTrust),
+    ) -> Result<VaultTrust, ConfigError> {
+        let _turn = take_turn(folder)?;
         let mut config = Self::load(folder)?;
         let entry = config.meshes.iter_mut().find(|entry| entry.mesh_id == *mesh);
         let entry = entry.ok_or(ConfigError::NoMesh)?;
-        if entry.vault == *trust {
-            return Ok(());
+        let before = entry.vault.clone();
+        act(&mut entry.vault);
+        let known = entry.vault.clone();
+        if known != before {
+            config.save(folder)?;
         }
-        entry.vault = trust.clone();
-        config.save(folder)
+        Ok(known)
     }
 
     /// Adds or replaces the membership of this mesh. A slug that another mesh has already gets a number.
@@ -188,6 +214,15 @@ impl Config {
         self.meshes.push(entry);
         self.meshes.last().expect("one was just pushed")
     }
+}
+
+/// Held while the file is read, changed and written. The folder itself is locked, so that nothing lies beside the file.
+fn take_turn(folder: &Path) -> Result<fs::File, ConfigError> {
+    let failed = |source| ConfigError::Io { what: "lock", path: folder.to_owned(), source };
+    private_folder(folder).map_err(failed)?;
+    let turn = fs::File::open(folder).map_err(failed)?;
+    turn.lock().map_err(failed)?;
+    Ok(turn)
 }
 
 /// Creates the folder for its owner alone. One that exists keeps its mode.
@@ -273,6 +308,27 @@ mod tests {
         assert_eq!(back.meshes[0].identity().unwrap().public(), &back.meshes[0].pubkey);
         // Nothing is left beside the file.
         assert_eq!(fs::read_dir(&home.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn changes_at_the_same_time_lose_nothing() {
+        let home = Scratch::new();
+        let mut config = Config::default();
+        config.put(entry(1, "acme"));
+        config.save(&home.0).unwrap();
+        let mesh = entry(1, "").mesh_id;
+        let service = |n: i64| ServiceName::parse(&format!("s{n}")).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let (folder, mesh) = (&home.0, &mesh);
+                scope.spawn(move || {
+                    Config::learn(folder, mesh, |trust| drop(trust.signed.insert(service(n), n))).unwrap()
+                });
+                scope.spawn(move || Config::change(folder, |c| c.display_name = Some("Ana".into())).unwrap());
+            }
+        });
+        let back = Config::load(&home.0).unwrap();
+        assert_eq!((back.meshes[0].vault.signed.len(), back.display_name.as_deref()), (8, Some("Ana")));
     }
 
     #[test]

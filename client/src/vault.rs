@@ -8,24 +8,25 @@
 mod consent;
 mod rotation;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use vault::entry::{self, NewEntry};
 use vault::keys::{self, BoxKey};
-use wire::ErrorCode;
+use wire::{ErrorCode, PublicKey};
 use wire::peer::vault::{
     KeptKey, RunnerInfo, RunnerList, RunnerListResult, RunnerRevoke, RunnerTrust, VaultAck, VaultDelete,
     VaultHistory, VaultHistoryResult, VaultKeyPut, VaultKeys, VaultKeysResult, VaultLedger,
     VaultLedgerResult, VaultList, VaultListResult, VaultPut, VaultPutResult,
 };
 use wire::vault::{
-    BoxPublic, EntryKind, Grant, MAX_ENV_VALUE, MAX_FILE_VALUE, RunnerId, VaultEntry, VaultKey, VaultName,
+    BoxPublic, EntryKind, Grant, KeyId, MAX_ENV_VALUE, MAX_FILE_VALUE, RunnerId, VaultEntry, VaultKey, VaultName,
 };
 
 pub use consent::{previous, sign};
 pub use rotation::Step;
 
-use crate::config::{Config, MeshEntry};
+use crate::config::{Config, MeshEntry, VaultTrust};
 use crate::connection::{Connection, now_ms};
 use crate::error::ClientError;
 use crate::identity::Identity;
@@ -77,6 +78,22 @@ impl<'c> MeshVault<'c> {
         self.is_owner_pinned
     }
 
+    /// Forgets an owner that was taken from the broker's word just now.
+    ///
+    /// # Errors
+    /// When the config can not be written.
+    pub fn unpin(&mut self) -> Result<(), ClientError> {
+        if !std::mem::take(&mut self.is_owner_pinned) {
+            return Ok(());
+        }
+        self.learn(|trust| (trust.owner, trust.newest_key) = (None, 0))
+    }
+
+    /// The mesh's owner, as far as it is known here.
+    pub fn owner(&self) -> Option<&PublicKey> {
+        self.entry.vault.owner.as_ref()
+    }
+
     pub fn is_owner(&self) -> bool {
         self.entry.vault.owner.as_ref() == Some(self.identity.public())
     }
@@ -85,8 +102,10 @@ impl<'c> MeshVault<'c> {
         &self.entry.vault.runners
     }
 
-    fn remember(&self) -> Result<(), ClientError> {
-        Config::remember(&self.folder, &self.entry.mesh_id, &self.entry.vault).map_err(local)
+    /// Writes down what is learned, beside what other commands have learned since this one began.
+    fn learn(&mut self, act: impl FnOnce(&mut VaultTrust)) -> Result<(), ClientError> {
+        self.entry.vault = Config::learn(&self.folder, &self.entry.mesh_id, act).map_err(local)?;
+        Ok(())
     }
 
     /// The mesh's vault keys, newest first, each signed by the owner.
@@ -99,11 +118,12 @@ impl<'c> MeshVault<'c> {
     }
 
     fn proven(&mut self, found: VaultKeysResult) -> Result<Vec<KeptKey>, ClientError> {
-        let VaultKeysResult { owner, keys } = found;
-        let owner = self.entry.vault.owner.clone().unwrap_or_else(|| {
-            self.is_owner_pinned = true;
-            owner
-        });
+        let VaultKeysResult { owner: named, keys } = found;
+        // As the file says it now: whoever waits at a prompt has old news.
+        self.learn(|_| ())?;
+        let known = self.entry.vault.owner.clone();
+        let is_new = known.is_none();
+        let owner = known.unwrap_or(named);
         for kept in &keys {
             keys::check_key(&owner, &self.entry.mesh_id, &kept.key).map_err(|why| {
                 unproven(format!("the vault key {} that the broker offers: {why}", kept.key.number))
@@ -118,8 +138,14 @@ impl<'c> MeshVault<'c> {
             let message = format!("the broker offers vault key {newest}, but there was a key {seen} already");
             return Err(unproven(message));
         }
-        (self.entry.vault.owner, self.entry.vault.newest_key) = (Some(owner), newest);
-        self.remember()?;
+        self.learn(|trust| {
+            trust.owner.get_or_insert_with(|| owner.clone());
+            trust.newest_key = trust.newest_key.max(newest);
+        })?;
+        if self.entry.vault.owner.as_ref() != Some(&owner) {
+            return Err(unproven("another owner of the mesh has been written down meanwhile"));
+        }
+        self.is_owner_pinned |= is_new;
         Ok(keys)
     }
 
@@ -256,28 +282,60 @@ impl<'c> MeshVault<'c> {
     /// # Errors
     /// As [`MeshVault::trust_runner`].
     pub async fn trust_key(&mut self, runner: &BoxPublic) -> Result<bool, ClientError> {
-        let keys = self.keys().await?;
-        self.must_be_owner("trust a runner")?;
         let id = keys::runner_id(runner);
-        let listed = self.runners().await?.into_iter().find(|known| known.id.as_ref() == Some(&id));
-        let granted = listed.map(|known| known.granted).unwrap_or_default();
-        let is_known = self.entry.vault.runners.contains(runner);
-        if is_known && !keys.is_empty() && keys.iter().all(|kept| granted.contains(&kept.key.kid)) {
+        let mut tries = 0;
+        loop {
+            let keys = self.keys().await?;
+            self.must_be_owner("trust a runner")?;
+            let granted = self.granted().await?.remove(&id).unwrap_or_default();
+            let is_known = self.entry.vault.runners.contains(runner);
+            if is_known && !keys.is_empty() && keys.iter().all(|kept| granted.contains(&kept.key.kid)) {
+                return Ok(tries > 0);
+            }
+            if tries == TRIES {
+                let message = format!("the broker does not keep the grants for runner {id}");
+                return Err(refused(ErrorCode::Conflict, message));
+            }
+            tries += 1;
+            let grants = keys.iter().map(|kept| self.grant(&self.open(kept)?, runner));
+            let grants = grants.collect::<Result<Vec<_>, _>>()?;
+            self.learn(|trust| {
+                trust.revoked.retain(|revoked| *revoked != id);
+                if !trust.runners.contains(runner) {
+                    trust.runners.push(runner.clone());
+                }
+            })?;
+            // Looked at again afterwards: a rotation of the same moment has made a key that is not among these.
+            let stored = match keys.as_slice() {
+                [] => self.next_key(0, std::slice::from_ref(runner)).await.map(drop),
+                _ => {
+                    let stored = self.connection.request::<_, RunnerListResult>(&RunnerTrust { grants }).await;
+                    stored.map(drop)
+                }
+            };
+            match stored {
+                Err(error) if is_race(&error) || error.code() == Some(ErrorCode::NotFound) => {}
+                done => done?,
+            }
+        }
+    }
+
+    /// [`MeshVault::trust_key`] without a person: not for a runner that its owner has revoked.
+    ///
+    /// # Errors
+    /// As [`MeshVault::trust_runner`].
+    pub async fn trust_own(&mut self, runner: &BoxPublic) -> Result<bool, ClientError> {
+        self.learn(|_| ())?;
+        if self.entry.vault.revoked.contains(&keys::runner_id(runner)) {
             return Ok(false);
         }
-        let grants = keys.iter().map(|kept| self.grant(&self.open(kept)?, runner));
-        let grants = grants.collect::<Result<Vec<_>, _>>()?;
-        // Before the broker has the grants: a rotation by who trusted a runner must not leave it behind.
-        if !is_known {
-            self.entry.vault.runners.push(runner.clone());
-            self.remember()?;
-        }
-        if keys.is_empty() {
-            self.next_key(0).await?;
-            return Ok(true);
-        }
-        let _: RunnerListResult = self.connection.request(&RunnerTrust { grants }).await?;
-        Ok(true)
+        self.trust_key(runner).await
+    }
+
+    /// Which keys the broker has a grant of, for each runner.
+    async fn granted(&self) -> Result<BTreeMap<RunnerId, Vec<KeyId>>, ClientError> {
+        let listed = self.runners().await?.into_iter();
+        Ok(listed.filter_map(|runner| Some((runner.id?, runner.granted))).collect())
     }
 
     /// Takes all grants from a runner. What it has held it may have kept: rotate then.
@@ -288,8 +346,12 @@ impl<'c> MeshVault<'c> {
         self.keys().await?;
         self.must_be_owner("revoke a runner")?;
         // Before anything else: from here on no rotation seals to it.
-        self.entry.vault.runners.retain(|runner| keys::runner_id(runner) != *id);
-        self.remember()?;
+        self.learn(|trust| {
+            trust.runners.retain(|runner| keys::runner_id(runner) != *id);
+            if !trust.revoked.contains(id) {
+                trust.revoked.push(id.clone());
+            }
+        })?;
         let _: RunnerListResult = self.connection.request(&RunnerRevoke { runner: id.clone() }).await?;
         Ok(())
     }
@@ -301,13 +363,13 @@ impl<'c> MeshVault<'c> {
         Err(refused(ErrorCode::Forbidden, format!("only the mesh's owner can {what}")))
     }
 
-    /// Makes the vault key after `number`, with grants for the trusted runners, in one step.
-    async fn next_key(&mut self, number: i64) -> Result<(KeptKey, BoxKey), ClientError> {
+    /// Makes the vault key after `number`, with grants for these runners, in one step.
+    async fn next_key(&mut self, number: i64, runners: &[BoxPublic]) -> Result<KeptKey, ClientError> {
         let number = number.checked_add(1).ok_or_else(|| unproven("an impossible number of a vault key"))?;
         let private = BoxKey::generate();
         let mesh = &self.entry.mesh_id;
-        let runners = self.entry.vault.runners.iter();
-        let grants = runners.map(|runner| self.grant(&private, runner)).collect::<Result<Vec<_>, _>>()?;
+        let grants = runners.iter().map(|runner| self.grant(&private, runner));
+        let grants = grants.collect::<Result<Vec<_>, _>>()?;
         let put = VaultKeyPut {
             key: keys::certify(&self.identity, mesh, number, &private.public(), now_ms()),
             owner_copy: keys::keep_copy(&self.identity.box_key().public(), mesh, &private),
@@ -316,9 +378,7 @@ impl<'c> MeshVault<'c> {
         let found: VaultKeysResult = self.connection.request(&put).await?;
         let newest = self.proven(found)?.into_iter().next();
         let newest = newest.filter(|kept| kept.key == put.key);
-        newest
-            .map(|kept| (kept, private))
-            .ok_or_else(|| unproven("the broker did not take the new vault key"))
+        newest.ok_or_else(|| unproven("the broker did not take the new vault key"))
     }
 
     fn grant(&self, key: &BoxKey, runner: &BoxPublic) -> Result<Grant, ClientError> {

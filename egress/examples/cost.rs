@@ -36,7 +36,7 @@ async fn main() -> Outcome<()> {
     };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let proxy = listener.local_addr()?.port();
-    let rules = Rules { allow: vec![rule], learn_until: None, inject: None };
+    let rules = Rules { allow: vec![rule], ..Rules::default() };
     tasks.spawn(async move {
         let egress = Egress::new(config);
         let ledger = Arc::new(Ledger::default());

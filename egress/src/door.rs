@@ -79,7 +79,7 @@ impl Door {
         if let Ok(local) = client.local_addr() {
             let named = service.name_of(local.ip()).unwrap_or_else(|| local.ip().to_string());
             let port = if let Self::Port(port) = self { *port } else { local.port() };
-            service.ledger.record(&named, port, Verdict::OverLimit);
+            service.record(&named, port, Verdict::OverLimit);
         }
         relay::reset(client);
     }
@@ -88,7 +88,7 @@ impl Door {
 async fn serve(service: &Service, port: u16, mut client: TcpStream) {
     let Ok(local) = client.local_addr() else { return };
     let Some(host) = service.name_of(local.ip()) else {
-        service.ledger.record(&local.ip().to_string(), port, Verdict::NotListed);
+        service.record(&local.ip().to_string(), port, Verdict::NotListed);
         return relay::reset(client);
     };
     if let Err(refusal) = pass(service, &mut client, (&host, port)).await {
@@ -132,7 +132,7 @@ pub(crate) async fn relay(
     (host, port, admitted): (&str, u16, Verdict),
     start: Start<'_>,
 ) -> Result<(), Refusal> {
-    let traffic = service.ledger.record(host, port, admitted);
+    let traffic = service.record(host, port, admitted);
     let meter = Meter::new(&service.ledger, traffic, service.config.max_daily_bytes);
     let ended = relay::both(client, &mut server, start, &meter, service.config.idle_timeout).await;
     if ended.is_err() {
@@ -144,6 +144,6 @@ pub(crate) async fn relay(
 /// Who went away by itself was refused nothing.
 pub(crate) fn book(service: &Service, (host, port): (&str, u16), refusal: Refusal) {
     if let Refusal::Verdict(verdict) = refusal {
-        service.ledger.record(host, port, verdict);
+        service.record(host, port, verdict);
     }
 }

@@ -37,10 +37,12 @@ mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
+mod veil;
 
 pub use inject::{InjectError, Injection};
 pub use ledger::Ledger;
 pub use rules::{PROXY_PORT, Rules};
+pub use veil::Veil;
 
 use door::Door;
 use names::{FAKES, Range};

@@ -57,7 +57,7 @@ fn answer(query: &Query<'_>, service: &Service) -> Vec<u8> {
         None => {
             // Clients ask for every type of address they know: one of these questions counts.
             if query.wants_address {
-                service.ledger.record_lookup(name);
+                service.record_lookup(name);
             }
             query.no_such_name()
         }

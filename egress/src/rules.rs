@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use wire::EgressRule;
+use wire::egress::Host;
 use wire::report::Verdict;
 
 use crate::inject::Injection;
 use crate::parse::is_name;
+use crate::veil::Veil;
 
 /// Inside every jail the HTTP proxy listens here, so no other listener can.
 pub const PROXY_PORT: u16 = 3128;
@@ -26,6 +28,8 @@ pub struct Rules {
     pub learn_until: Option<SystemTime>,
     /// The hosts of this also need a rule of the others.
     pub inject: Option<Arc<Injection>>,
+    /// Over the names in decisions, but for those that a rule names.
+    pub veil: Veil,
 }
 
 impl Rules {
@@ -39,6 +43,12 @@ impl Rules {
     pub fn ports(&self) -> Vec<u16> {
         let ports = self.allow.iter().map(|rule| rule.port).chain([HTTP, HTTPS]);
         ports.filter(|port| *port != PROXY_PORT).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The name of a host as decisions may have it.
+    pub(crate) fn shown<'a>(&self, host: &'a str) -> &'a str {
+        let is_named = self.allow.iter().any(|rule| matches!(&rule.host, Host::Name(name) if name == host));
+        if is_named { host } else { self.veil.over(host) }
     }
 
     /// `None`: not to be connected to.
@@ -73,7 +83,7 @@ mod tests {
         Rules {
             allow: allow.iter().map(|rule| EgressRule::parse(rule).expect(rule)).collect(),
             learn_until,
-            inject: None,
+            ..Rules::default()
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use wire::report::Verdict;
 
 use crate::address::{self, Reach};
-use crate::ledger::Place;
+use crate::ledger::{Place, Traffic};
 use crate::names::{Names, Range};
 use crate::{EgressConfig, Ledger, Rules};
 
@@ -86,6 +86,15 @@ impl Service {
         let among_all = ALL_PLACES.try_acquire().ok()?;
         let place = self.ledger.take_place(self.config.max_connections.min(*N_PLACES / SHARE))?;
         Some((place, among_all))
+    }
+
+    pub(crate) fn record(&self, host: &str, port: u16, verdict: Verdict) -> Arc<Traffic> {
+        self.ledger.record(self.rules.shown(host), port, verdict)
+    }
+
+    /// See [`Ledger::record_lookup`].
+    pub(crate) fn record_lookup(&self, host: &str) {
+        self.ledger.record_lookup(self.rules.shown(host));
     }
 
     /// The fake address of a name; `None`: the name is not to be used.

@@ -26,8 +26,7 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
 pub(crate) fn rules(allow: &[&str]) -> Rules {
     Rules {
         allow: allow.iter().map(|rule| wire::EgressRule::parse(rule).expect(rule)).collect(),
-        learn_until: None,
-        inject: None,
+        ..Rules::default()
     }
 }
 

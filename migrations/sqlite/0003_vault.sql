@@ -20,7 +20,9 @@ CREATE TABLE vault_entry (
     PRIMARY KEY (mesh_id, owner, key_name, version),
     FOREIGN KEY (mesh_id, owner) REFERENCES member (mesh_id, pubkey) ON DELETE CASCADE
 );
-CREATE INDEX vault_entry_by_kid ON vault_entry (mesh_id, kid);
+-- Names that are gone and versions that were replaced stay as rows; most questions are about the others.
+CREATE INDEX vault_entry_alive ON vault_entry (mesh_id, owner, key_name) WHERE wrap IS NOT NULL;
+CREATE INDEX vault_entry_by_kid ON vault_entry (mesh_id, kid, owner, key_name) WHERE wrap IS NOT NULL;
 
 -- The form of the original's clients, opaque.
 CREATE TABLE vault_envelope (
@@ -92,7 +94,7 @@ CREATE TABLE consent (
 );
 
 -- What runners wrote before they opened something. ledger and seq are the runner's; the same line twice is one line. A
--- removed service keeps its lines.
+-- removed service keeps its lines. A runner is believed about entries that are there, in meshes that (once) trusted it.
 CREATE TABLE vault_opening (
     ledger     TEXT   NOT NULL,
     seq        BIGINT NOT NULL,
@@ -111,13 +113,15 @@ CREATE TABLE vault_opening (
 );
 CREATE INDEX vault_opening_by_entry ON vault_opening (mesh_id, owner, key_name, version);
 CREATE INDEX vault_opening_by_time ON vault_opening (mesh_id, at_ms);
+CREATE INDEX vault_opening_by_age ON vault_opening (stored_at);
 
 -- What people did. mesh_id is NULL for the hand-over of a boot key, which is of no mesh.
 CREATE TABLE vault_act (
     id       TEXT   NOT NULL PRIMARY KEY,
     mesh_id  TEXT   REFERENCES mesh (id) ON DELETE CASCADE,
     at_ms    BIGINT NOT NULL,
-    act      TEXT   NOT NULL CHECK (act IN ('set', 'removed', 'trusted', 'revoked', 'boot_key', 'rotated')),
+    act      TEXT   NOT NULL CHECK (act IN ('set', 'removed', 'trusted', 'revoked', 'boot_key', 'rotated', 'rewrapped',
+        'key_dropped', 'at_rest')),
     who      TEXT   NOT NULL,
     owner    TEXT,
     key_name TEXT,
@@ -125,6 +129,7 @@ CREATE TABLE vault_act (
     runner   TEXT
 );
 CREATE INDEX vault_act_by_time ON vault_act (mesh_id, at_ms);
+CREATE INDEX vault_act_by_age ON vault_act (at_ms);
 
 -- Callers of services that run as their caller: a row for everybody who may have an instance, or data, at the runner.
 -- held: which versions of entries the instance holds that the runner may have. NULL: it has to be ended before it is given

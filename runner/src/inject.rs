@@ -4,6 +4,7 @@
 //! exchange in the headers (crate `egress`), opening (see [`crate::vault`]).
 //! Invariant: with any host in `inject`, no variable of the jail holds a value of the vault.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -37,13 +38,14 @@ impl Trust {
         &self.path
     }
 
-    fn new(root: &Path, injection: &Injection) -> io::Result<Self> {
+    /// `operators`: authorities, in PEM, that the jail would have trusted besides.
+    fn new(root: &Path, injection: &Injection, operators: &str) -> io::Result<Self> {
         std::fs::create_dir_all(root)?;
         let dir = tempfile::Builder::new().prefix("trust-").tempdir_in(root)?;
         let path = dir.path().canonicalize()?;
         for (name, pem) in [("ca.pem", injection.ca_pem()), ("bundle.pem", injection.bundle_pem())] {
             let file = path.join(name);
-            std::fs::write(&file, pem)?;
+            std::fs::write(&file, format!("{operators}{pem}"))?;
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o444))?;
         }
         // Of the service's uid, which is another one, or of the runner's own: in both nothing is added.
@@ -52,14 +54,26 @@ impl Trust {
     }
 
     /// Variables that a deployer has set stay as they are.
-    fn tell(&self, env: &mut Vec<(String, String)>) {
-        let names = MORE.map(|name| (name, "ca.pem")).into_iter().chain(ALL.map(|name| (name, "bundle.pem")));
-        for (name, file) in names {
-            if !env.iter().any(|(taken, _)| taken == name) {
-                env.push((name.to_owned(), self.path.join(file).display().to_string()));
-            }
+    fn tell(&self, spec: &ServiceSpec, env: &mut Vec<(String, String)>) {
+        for (name, file) in names(spec) {
+            env.retain(|(other, _)| other != name);
+            env.push((name.to_owned(), self.path.join(file).display().to_string()));
         }
     }
+}
+
+/// Those of the variables that are ours to set, and the file of each.
+fn names(spec: &ServiceSpec) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let names = MORE.map(|name| (name, "ca.pem")).into_iter().chain(ALL.map(|name| (name, "bundle.pem")));
+    names.filter(|(name, _)| {
+        !spec.env_names.iter().any(|taken| taken == name) && !spec.vault.contains_key(*name)
+    })
+}
+
+/// The operator's own authorities, which these variables name on machines that need them.
+fn operators(spec: &ServiceSpec, env: &[(String, String)]) -> Vec<PathBuf> {
+    let of = |name: &str| env.iter().find(|(other, _)| other == name).map(|(_, file)| PathBuf::from(file));
+    names(spec).filter_map(|(name, _)| of(name)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// A start whose variables hold placeholders.
@@ -88,11 +102,14 @@ pub async fn arrange(
     let (rules, root, extra_ca) =
         (spec.inject.clone(), config.data.join("tmp"), config.egress.extra_ca.clone());
     // Reads some hundred certificates.
-    let made = tokio::task::spawn_blocking(move || make(rules, variables, extra_ca.as_deref(), &root)).await;
+    let operators = operators(spec, env);
+    let made =
+        tokio::task::spawn_blocking(move || make(rules, variables, extra_ca.as_deref(), &operators, &root));
+    let made = made.await;
     let made = made.unwrap_or_else(|_| Err(Failed::Io(io::Error::other("it panicked"))));
     let (injection, trust) = made.map_err(|failed| failed.reason(&names))?;
     env.extend(names.into_iter().zip(injection.placeholders().map(str::to_owned)));
-    trust.tell(env);
+    trust.tell(spec, env);
     Ok(Arranged { values: files, injection: Some(injection), trust: Some(trust) })
 }
 
@@ -105,11 +122,15 @@ fn make(
     rules: Vec<EgressRule>,
     variables: Vec<Value>,
     extra_ca: Option<&Path>,
+    operators: &[PathBuf],
     root: &Path,
 ) -> Result<(Arc<Injection>, Trust), Failed> {
     let values = variables.into_iter().map(|value| value.bytes).collect();
     let injection = Injection::new(rules, values, extra_ca).map_err(Failed::Inject)?;
-    let trust = Trust::new(root, &injection).map_err(Failed::Io)?;
+    // One that can't be read could not be read in the jail either.
+    let operators = operators.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    let operators: String = operators.map(|pem| pem + "\n").collect();
+    let trust = Trust::new(root, &injection, &operators).map_err(Failed::Io)?;
     Ok((Arc::new(injection), trust))
 }
 
@@ -167,7 +188,8 @@ mod tests {
             value("F", Some("/secrets/f"), b"\0file"),
             value("B", None, b"second-value"),
         ];
-        let arranged = arrange(&config(&dir), &spec(&["a.com"]), values, &mut env).await.expect("arranged");
+        let spec = ServiceSpec { env_names: vec!["CURL_CA_BUNDLE".to_owned()], ..spec(&["a.com"]) };
+        let arranged = arrange(&config(&dir), &spec, values, &mut env).await.expect("arranged");
         assert_eq!(arranged.values.iter().map(|value| value.variable.as_str()).collect::<Vec<_>>(), ["F"]);
         let injection = arranged.injection.expect("an injection");
         let placeholders: Vec<_> = injection.placeholders().collect();
@@ -181,6 +203,23 @@ mod tests {
         let path = trust.path().to_owned();
         drop(trust);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn an_operators_own_authorities_are_trusted_beside_the_cells() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = dir.path().join("own.pem");
+        std::fs::write(&own, "the operator's own").expect("written");
+        let set = |name: &str| (name.to_owned(), own.display().to_string());
+        let mut env = vec![set("SSL_CERT_FILE"), set("NODE_EXTRA_CA_CERTS")];
+        let values = vec![value("A", None, CANARY.as_bytes())];
+        let arranged = arrange(&config(&dir), &spec(&["a.com"]), values, &mut env).await.expect("arranged");
+        for name in MORE.into_iter().chain(ALL) {
+            let [file] = of(&env, name)[..] else { panic!("{name} once") };
+            let pem = std::fs::read_to_string(file).expect(name);
+            let ca = arranged.injection.as_ref().expect("an injection").ca_pem();
+            assert!(pem.starts_with("the operator's own\n") && pem.ends_with(ca), "{name}");
+        }
     }
 
     #[tokio::test]

@@ -99,7 +99,9 @@ impl Table {
 
     async fn has_data(&self, key: &ServiceKey) -> bool {
         // What can't be looked at is tried, so that its failure is told.
-        tokio::fs::try_exists(self.shop.data_of(key)).await.unwrap_or(true)
+        let (shop, key) = (self.shop.clone(), key.clone());
+        let found = tokio::task::spawn_blocking(move || shop.data_of(&key)).await;
+        found.ok().and_then(Result::ok).is_none_or(|found| !found.is_empty())
     }
 
     fn find_or_make(self: &Arc<Self>, key: &ServiceKey) -> Result<Arc<ServiceHandle>, ApplyError> {

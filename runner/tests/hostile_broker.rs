@@ -422,3 +422,162 @@ async fn attack_20_the_instance_of_another_caller() {
     assert_eq!((booked.len(), &booked[0]["caller"]), (1, &json!("U".repeat(32))));
     assert!(tokio::time::timeout(SOON, mesh.world.remove(&own)).await.is_ok());
 }
+
+/// Plants what Node and Python load from a home, then serves as it was asked to.
+fn planter(path: &str) -> Vec<u8> {
+    let spy = "process.env.STOLEN = process.env.TOKEN ?? 'no token';";
+    let usual = "import os; os.environ['STOLEN'] = os.environ.get('TOKEN', 'no token')";
+    let plant = format!(
+        r#"import {{ mkdirSync as mk, writeFileSync as put }} from "node:fs";
+        import {{ execFileSync as run }} from "node:child_process";
+        mk(`${{process.env.HOME}}/.node_modules`, {{ recursive: true }});
+        put(`${{process.env.HOME}}/.node_modules/optional-extra.js`, {spy:?});
+        const site = run({path:?}, ["-c", "import site; print(site.getusersitepackages())"]).toString().trim();
+        mk(site, {{ recursive: true }});
+        put(`${{site}}/usercustomize.py`, {usual:?});
+        put(`${{process.env.TMPDIR}}/planted`, "x");
+        "#
+    );
+    [plant.as_bytes(), &world::fixture()].concat()
+}
+
+/// A server as many are: it takes an optional module if there is one.
+const WITH_EXTRA: &str = r#"import { createRequire } from "node:module";
+    try { createRequire(import.meta.url)("optional-extra"); } catch {}
+    "#;
+
+/// The least server that tells what its interpreter has loaded.
+const IN_PYTHON: &str = r#"
+import json, os, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked: continue
+    result = {}
+    if asked["method"] == "initialize":
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "p", "version": "1"}}
+    elif asked["method"] == "tools/list":
+        result = {"tools": [{"name": "env", "inputSchema": {"type": "object"}}]}
+    elif asked["method"] == "tools/call":
+        name = asked["params"]["arguments"]["name"]
+        result = {"content": [{"type": "text", "text": os.environ.get(name, "undefined")}]}
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"#;
+
+/// Runs what nobody signed under the name of the service, with nothing of the vault; it leaves its traps.
+async fn plants(mesh: &Mesh, python: &str) {
+    let archive = mesh.world.upload(&planter(python)).await;
+    let mut wish = mesh.world.wish(&[]);
+    wish["spec"]["source"]["sha256"] = json!(archive);
+    let ready = mesh.world.deploy(NAME, &wish).await;
+    assert_eq!(ready["phase"], "ready", "{ready}");
+}
+
+/// The victim runs twice: as anybody may run it, and as its owner agreed to it. What both found to have been loaded.
+async fn finds(mesh: &Mesh, source: &Value) -> [String; 2] {
+    let wish = || {
+        let mut wish = mesh.world.wish(&[]);
+        wish["spec"].as_object_mut().expect("a spec").extend(source.as_object().expect("fields").clone());
+        wish
+    };
+    let pin = mesh.world.pin_of(&wish()).await;
+    let stolen = || mesh.world.text(NAME, "env", json!({"name": "STOLEN"}));
+    assert_eq!(mesh.world.deploy(NAME, &wish()).await["phase"], "ready");
+    let plain = stolen().await;
+    let mut agreed = wish();
+    refer(&mut agreed, "TOKEN", Some(&mesh.owner), "token", None);
+    agreed["vault"] = material(&[mesh.token(2)], &[mesh.owner.agree(NAME, &agreed, &pin)]);
+    let ready = mesh.world.outcome(NAME, &agreed).await;
+    assert_eq!(ready["phase"], "ready", "{ready}");
+    assert_eq!(mesh.world.text(NAME, "env", json!({"name": "TOKEN"})).await, CANARY);
+    [plain, stolen().await]
+}
+
+#[tokio::test]
+async fn attack_22_files_that_an_unsigned_generation_of_the_name_left_in_its_home_for_node() {
+    let mesh = Mesh::start().await;
+    plants(&mesh, "python3").await;
+    let archive = mesh.world.upload(&[WITH_EXTRA.as_bytes(), &world::fixture()].concat()).await;
+    let mut source = mesh.world.wish(&[])["spec"].clone();
+    source["source"]["sha256"] = json!(archive);
+    assert_eq!(
+        finds(&mesh, &source).await,
+        ["no token", "undefined"],
+        "the trap works, and not for the secret"
+    );
+    let temp = mesh.world.text(NAME, "temp", json!({})).await;
+    let left = mesh.world.call(
+        NAME,
+        "read",
+        json!({"path": temp.replace(temp.rsplit('/').next().expect("a name"), "planted")}),
+    );
+    assert!(left.await["error"].is_object(), "a file of another generation in /tmp");
+}
+
+#[tokio::test]
+async fn attack_23_the_same_for_python() {
+    let mesh = Mesh::start().await;
+    plants(&mesh, "python3").await;
+    let archive = mesh.world.upload_files(&[("server.py", IN_PYTHON.as_bytes())]).await;
+    let mut source = mesh.world.wish(&[])["spec"].clone();
+    source["source"]["sha256"] = json!(archive);
+    source["runtime"] = json!("python");
+    source["entry"] = json!("server.py");
+    assert_eq!(
+        finds(&mesh, &source).await,
+        ["no token", "undefined"],
+        "the trap works, and not for the secret"
+    );
+}
+
+#[tokio::test]
+async fn attack_24_files_that_a_generation_with_the_secrets_of_somebody_else_left() {
+    let mesh = Mesh::start().await;
+    // The member is an admin, and agrees to an own program under the name of the owner's service.
+    let archive = mesh.world.upload(&planter("python3")).await;
+    let mut theirs = mesh.world.wish(&[]);
+    theirs["spec"]["source"]["sha256"] = json!(archive);
+    let pin = mesh.world.pin_of(&theirs).await;
+    refer(&mut theirs, "TOKEN", Some(&mesh.member), "token", None);
+    let bait = mesh.member.text(&mesh.key, "token", 1, "no token");
+    theirs["vault"] = material(&[bait], &[mesh.member.agree(NAME, &theirs, &pin)]);
+    assert_eq!(mesh.world.outcome(NAME, &theirs).await["phase"], "ready");
+    let archive = mesh.world.upload(&[WITH_EXTRA.as_bytes(), &world::fixture()].concat()).await;
+    let mut source = mesh.world.wish(&[])["spec"].clone();
+    source["source"]["sha256"] = json!(archive);
+    assert_eq!(finds(&mesh, &source).await[1], "undefined");
+}
+
+#[tokio::test]
+async fn generations_with_the_same_owners_keep_their_data_and_a_purge_takes_all_homes() {
+    let mesh = Mesh::start().await;
+    let visits = || mesh.world.text(NAME, "visit", json!({}));
+    let plain = mesh.world.wish(&[]);
+    mesh.world.deploy(NAME, &plain).await;
+    assert_eq!((visits().await, visits().await), ("1".to_owned(), "2".to_owned()));
+    let wish = mesh.honest();
+    assert_eq!(mesh.world.outcome(NAME, &wish).await["phase"], "ready");
+    assert_eq!(visits().await, "1", "an empty directory");
+    let home = mesh.world.text(NAME, "env", json!({"name": "HOME"})).await;
+    let mut lines =
+        mesh.world.stream(hyper::Method::GET, &mesh.world.path(NAME, "/logs"), [][..].into()).await;
+    let mut log = String::new();
+    while let Some(line) = lines.next().await {
+        log += &line.to_string();
+    }
+    assert_eq!(log.matches("starts with an empty data directory").count(), 1, "{log}");
+    assert_eq!(mesh.world.outcome(NAME, &mesh.honest()).await["phase"], "ready");
+    assert_eq!(visits().await, "2", "its owner agreed to both");
+    mesh.world.deploy(NAME, &mesh.world.wish(&[])).await;
+    assert_eq!(visits().await, "3", "that of the generations without secrets");
+    let homes = || {
+        let services = std::path::Path::new(&home).parent().and_then(|dir| dir.parent()).expect("of a mesh");
+        let names = std::fs::read_dir(services).expect("there").flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().starts_with(NAME)).count()
+    };
+    assert_eq!(homes(), 2, "{home}");
+    assert_eq!(mesh.world.remove(NAME).await, StatusCode::NO_CONTENT);
+    assert_eq!(homes(), 2);
+    let purge = mesh.world.path(NAME, "?purge=true");
+    let (status, _) = mesh.world.send(hyper::Method::DELETE, &purge, [][..].into()).await;
+    assert_eq!((status, homes()), (StatusCode::NO_CONTENT, 0));
+}

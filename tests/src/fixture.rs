@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 pub const PYTHON: &str = include_str!("../fixtures/python/server.py");
 /// Tells the digests of secrets that it was given.
 pub const KEEPER: &str = include_str!("../fixtures/python/keeper.py");
+/// Gives its secrets away wherever a server can speak.
+pub const LEAKY: &str = include_str!("../fixtures/python/leaky.py");
+/// As [`KEEPER`], in Node.
+pub const NODE_KEEPER: &str = include_str!("../fixtures/node/keeper.js");
 pub const NODE: &str = include_str!("../fixtures/node/index.js");
 pub const NODE_PACKAGE: &str = include_str!("../fixtures/node/package.json");
 

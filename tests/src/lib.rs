@@ -12,6 +12,8 @@ pub mod peer;
 pub mod person;
 pub mod pg;
 pub mod processes;
+pub mod scan;
+pub mod tap;
 pub mod web;
 pub mod world;
 

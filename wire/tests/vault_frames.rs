@@ -57,8 +57,7 @@ const GRANT: &str = r#"{"runner":"RUN","kid":"KID","signer":"KEY","sealed":"cw==
 const WRAP: &str = r#"{"owner":"KEY","key":"k","version":2,"kind":"file","created_ms":5,"content_sha256":"KEY","wrap":{"kid":"KID","sealed":"cw=="}}"#;
 const OPENING: &str = r#"{"seq":1,"at_ms":5,"runner":"RUN","mesh":"MESH","owner":"KEY","key":"k","version":2,"service":"echo","generation":3,"reason":"start"}"#;
 const SPEC: &str = r#"{"source":{"type":"npx","package":"p"},"limits":{"memory_mb":512,"milli_cpus":1000,"pids":128,"disk_mb":1024,"open_files":1024},"vault":{"CREDS":{"owner":"KEY","key":"creds","file":"/secrets/creds.json"},"TOKEN":{"key":"t"}},"run_as":"caller","inject":["api.github.com:443"],"unmasked_results":true}"#;
-const PIN: &str =
-    r#"{"kind":"npm","name":"p","version":"1.2.3","integrity":"sha512-x","lock_sha256":"KEY"}"#;
+const PIN: &str = r#"{"kind":"npm","name":"p","version":"1.2.3","integrity":"sha512-x","lock_sha256":"KEY"}"#;
 
 #[test]
 fn entries_and_their_frames() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vault::{AtRestKey, Sealed};
-use wire::vault::{BootKey, Custody, Grant, Grants, KeyId, RunnerId, RunnerVault, VaultState};
+use wire::vault::{BootKey, Custody, Grant, Grants, KeyId, Opening, RunnerId, RunnerVault, VaultState};
 use wire::{MeshId, Secret};
 
 use super::Reconciler;
@@ -29,6 +29,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const PAGE: usize = 1000;
 /// Pages of one round: a runner that never stops telling must not hold up what comes after.
 const PAGES: usize = 20;
+const MAX_LEDGER_ID: usize = 64;
+const MAX_REASON: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RoundError {
@@ -40,6 +42,11 @@ pub(super) enum RoundError {
     Unknown(String),
     #[error("its boot key {0} does not open under this broker's keys")]
     Sealed(String),
+    #[error("its ledger makes no sense")]
+    Ledger,
+    /// How many.
+    #[error("{0} lines of its ledger are of meshes that never trusted it, or of entries that never were")]
+    NotBelieved(u64),
 }
 
 /// When a round is due, in one life of the link.
@@ -128,7 +135,7 @@ async fn round(broker: &Broker) -> Result<(), RoundError> {
                 RoundError::Unknown(_) | RoundError::Sealed(_) => {
                     VaultState::Broken { message: error.to_string() }
                 }
-                RoundError::Runner(_) | RoundError::Store(_) => found.state.clone(),
+                _ => found.state.clone(),
             };
             broker.observed.set_vault(RunnerVault { state, ..found });
             return Err(error);
@@ -138,7 +145,7 @@ async fn round(broker: &Broker) -> Result<(), RoundError> {
     let (VaultState::Open, Some(runner)) = (&vault.state, vault.runner.clone()) else { return Ok(()) };
     remember(broker, &runner, &vault, boot_id).await?;
     let granted = grant(broker, &runner, &vault).await;
-    fetch_openings(broker, &vault.ledger).await?;
+    fetch_openings(broker, &vault).await?;
     granted
 }
 
@@ -243,20 +250,51 @@ async fn grant(broker: &Broker, runner: &RunnerId, vault: &RunnerVault) -> Resul
 }
 
 /// Takes over what the runner wrote down. It may forget only what is stored here.
-async fn fetch_openings(broker: &Broker, ledger: &str) -> Result<(), RoundError> {
+async fn fetch_openings(broker: &Broker, vault: &RunnerVault) -> Result<(), RoundError> {
+    let ledger = vault.ledger.as_str();
+    if !(1..=MAX_LEDGER_ID).contains(&ledger.len()) || !ledger.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(RoundError::Ledger);
+    }
     let mut tx = broker.store.read().await?;
     let mut after = tx.ledger().last_seq(ledger).await?;
     drop(tx);
+    let mut lies = 0;
     for _ in 0..PAGES {
         let openings = broker.runner.openings(after).await?;
-        let Some(last) = openings.last() else { return Ok(()) };
-        after = last.seq;
+        let n_lines = openings.len() as u64;
+        let Some(last) = openings.last().map(|last| last.seq) else { break };
+        let now = clock::now_ms();
+        let openings = plausible(vault, after, openings, now)?;
+        after = last;
         let mut tx = broker.store.begin().await?;
-        tx.ledger().opened(ledger, &openings, clock::now_ms()).await?;
+        lies += n_lines - tx.ledger().opened(ledger, &openings, now).await?;
         tx.commit().await?;
-        if openings.len() < PAGE {
-            return Ok(());
+        if n_lines < PAGE as u64 {
+            break;
         }
     }
-    Ok(())
+    if lies == 0 { Ok(()) } else { Err(RoundError::NotBelieved(lies)) }
+}
+
+/// The lines that a runner may write, in the order of its ledger.
+fn plausible(
+    vault: &RunnerVault,
+    mut after: i64,
+    mut openings: Vec<Opening>,
+    now: i64,
+) -> Result<Vec<Opening>, RoundError> {
+    for opening in &mut openings {
+        if opening.seq <= std::mem::replace(&mut after, opening.seq) {
+            return Err(RoundError::Ledger);
+        }
+        // A clock that runs ahead would put these lines before all others for ever.
+        opening.at_ms = opening.at_ms.clamp(0, now);
+        let reason = &opening.reason;
+        if reason.len() > MAX_REASON || !reason.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+            opening.reason = "other".into();
+        }
+    }
+    // A key that is in memory only is another one after each start, and the ledger goes on.
+    openings.retain(|one| Some(&one.runner) == vault.runner.as_ref() || vault.custody == Custody::Memory);
+    Ok(openings)
 }

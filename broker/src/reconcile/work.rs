@@ -5,6 +5,7 @@
 use wire::report::{Reason, ServiceReport};
 use wire::runner::Apply;
 use wire::spec::Source;
+use wire::vault::Material;
 use wire::{ErrorCode, Generation, ServiceKey};
 
 use super::plan::{Action, Told};
@@ -13,6 +14,9 @@ use crate::callers::{self, Given, MakeRoomError, Standing};
 use crate::deploy;
 use crate::runner::RunnerError;
 use crate::store::StoreError;
+
+/// Sealed values that one service may refer to: with everything else they still fit what a runner reads of one request.
+const MAX_MATERIAL: usize = 12 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WorkError {
@@ -26,6 +30,8 @@ pub(super) enum WorkError {
     NoUpload,
     #[error("the generation is not in the store")]
     NoGeneration,
+    #[error("the vault's entries that it refers to take more than {} MiB together", MAX_MATERIAL >> 20)]
+    TooMuch,
 }
 
 impl From<MakeRoomError> for WorkError {
@@ -46,7 +52,7 @@ impl WorkError {
             Self::Runner(RunnerError::Refused(failure)) => failure.code.is_vault_wait(),
             Self::Runner(_) => true,
             Self::Store(_) | Self::NoGeneration => true,
-            Self::Secrets | Self::NoUpload => false,
+            Self::Secrets | Self::NoUpload | Self::TooMuch => false,
         }
     }
 
@@ -57,6 +63,7 @@ impl WorkError {
             Self::Store(error) => (error.code(), Vec::new()),
             Self::Secrets | Self::NoGeneration => (ErrorCode::Internal, Vec::new()),
             Self::NoUpload => (ErrorCode::UploadNotFound, Vec::new()),
+            Self::TooMuch => (ErrorCode::TooLarge, Vec::new()),
         };
         Reason { code, message: self.to_string(), stderr }
     }
@@ -92,6 +99,10 @@ async fn apply(broker: &Broker, key: &ServiceKey, generation: Generation) -> Res
     let mesh = tx.meshes().find(&key.mesh).await?.ok_or(WorkError::NoGeneration)?;
     let caller = callers::caller_of(&mut tx, key).await?;
     let material = deploy::material(&mut tx, &stored, caller.as_ref()).await?;
+    let size = |material: &Material| material.entries.iter().map(|entry| entry.content.len()).sum::<usize>();
+    if material.as_ref().map_or(0, size) > MAX_MATERIAL {
+        return Err(WorkError::TooMuch);
+    }
     let held = match &caller {
         Some(caller) => Some(Standing::of(&mut tx, &stored, caller).await?.held),
         None => None,

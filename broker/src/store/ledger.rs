@@ -1,7 +1,8 @@
 //! The vault's ledger: what runners opened, and what people did.
 //!
 //! Here: the lines, each written once and kept for [`KEPT_LEDGER_MS`]. Not here: who may read which (`crate::vault`).
-//! Invariant: the same opening twice is one line; nothing here is ever changed.
+//! Invariants: the same opening twice is one line; nothing here is ever changed. No runner writes into a mesh that never
+//! trusted it, or of an entry that never was.
 
 use wire::vault::{Opening, RunnerId, VaultName};
 use wire::{MemberId, MeshId, PublicKey, ServiceName};
@@ -25,10 +26,29 @@ pub enum ActKind {
     Revoked,
     /// A runner got its boot key.
     BootKey,
+    /// The vault has a new key.
     Rotated,
+    /// Entries were sealed to the newest key anew.
+    Rewrapped,
+    /// A vault key that nothing needs was forgotten.
+    KeyDropped,
+    /// The broker has a new key for what it encrypts itself.
+    AtRest,
 }
 
 impl ActKind {
+    const ALL: [Self; 9] = [
+        Self::Set,
+        Self::Removed,
+        Self::Trusted,
+        Self::Revoked,
+        Self::BootKey,
+        Self::Rotated,
+        Self::Rewrapped,
+        Self::KeyDropped,
+        Self::AtRest,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Set => "set",
@@ -37,12 +57,14 @@ impl ActKind {
             Self::Revoked => "revoked",
             Self::BootKey => "boot_key",
             Self::Rotated => "rotated",
+            Self::Rewrapped => "rewrapped",
+            Self::KeyDropped => "key_dropped",
+            Self::AtRest => "at_rest",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Set, Self::Removed, Self::Trusted, Self::Revoked, Self::BootKey, Self::Rotated];
-        all.into_iter().find(|act| act.as_str() == text)
+        Self::ALL.into_iter().find(|act| act.as_str() == text)
     }
 }
 
@@ -56,7 +78,7 @@ pub struct Act {
     pub who: String,
     /// Of an entry; the original's form has no version.
     pub entry: Option<(PublicKey, VaultName)>,
-    /// Of the entry; of a rotation, the number of the vault key.
+    /// Of the entry; of what was done to a vault key, its number.
     pub version: Option<i64>,
     pub runner: Option<RunnerId>,
 }
@@ -75,7 +97,10 @@ pub struct Lines<'a> {
 
 const OPENED: &str = "INSERT INTO vault_opening (ledger, seq, mesh_id, at_ms, runner, owner, key_name, version, name, \
     generation, caller, reason, stored_at) SELECT $1, $2, m.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 \
-    FROM mesh m WHERE m.id = $3 ON CONFLICT DO NOTHING";
+    FROM mesh m WHERE m.id = $3 \
+    AND EXISTS (SELECT 1 FROM vault_entry e WHERE e.mesh_id = $3 AND e.owner = $6 AND e.key_name = $7 AND e.version >= $8) \
+    AND (EXISTS (SELECT 1 FROM vault_grant g WHERE g.mesh_id = $3 AND g.runner = $5) \
+        OR EXISTS (SELECT 1 FROM vault_act a WHERE a.mesh_id = $3 AND a.runner = $5)) ON CONFLICT DO NOTHING";
 const DID: &str = "INSERT INTO vault_act (id, mesh_id, at_ms, act, who, owner, key_name, version, runner) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 const LAST_SEQ: &str = "SELECT COALESCE(MAX(seq), 0) AS n FROM vault_opening WHERE ledger = $1";
@@ -90,7 +115,8 @@ const ACTS: &str = "SELECT mesh_id, at_ms, act, who, owner, key_name, version, r
     AND ($3 IS NULL OR key_name = $3) ORDER BY at_ms DESC, id LIMIT $4";
 
 impl Ledger<'_> {
-    /// Takes in what a runner wrote in this ledger of its own. Answers how many lines are new.
+    /// Takes in what a runner wrote in this ledger of its own. Answers how many lines are new; what it can't have opened is
+    /// none.
     pub async fn opened(&mut self, ledger: &str, openings: &[Opening], at: i64) -> Result<u64, StoreError> {
         let mut fresh = 0;
         for opening in openings {

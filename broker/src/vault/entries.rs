@@ -62,6 +62,7 @@ async fn fits(tx: &mut Tx, asker: Asker<'_>, version: &VaultEntry) -> Result<(),
             return Err(VaultError::KeyRetired);
         }
     }
+    asker.has_room(tx, &version.key, &version.content).await?;
     if !is_there && tx.entries().count(mesh, owner).await? >= MAX_ENTRIES {
         return Err(VaultError::TooMuch("you have as many entries as a member may have: 1,000"));
     }

@@ -35,6 +35,7 @@ pub async fn set(asker: Asker<'_>, frame: VaultSet) -> Result<VaultAck, VaultErr
     if is_ours(&mut tx, asker, &envelope.key).await? {
         return Err(VaultError::Conflict("an entry of another form has this name; remove it first"));
     }
+    asker.has_room(&mut tx, &envelope.key, &envelope.ciphertext).await?;
     let is_new = tx.entries().envelope(&caller.mesh, owner, &envelope.key).await?.is_none();
     if is_new && tx.entries().count(&caller.mesh, owner).await? >= MAX_ENTRIES {
         return Err(VaultError::TooMuch("you have as many entries as a member may have: 1,000"));

@@ -4,6 +4,8 @@
 //! a rotation: put_key (what is new is sealed to it) → wraps, rewrap (until nothing is left) → drop_key
 //! ```
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::access::Action;
@@ -11,12 +13,12 @@ use vault::{entry, keys as vault_keys};
 use wire::peer::vault::{
     AtRestRotated, KeptKey, VaultKeyPut, VaultKeysResult, VaultRewrap, VaultRewrapped, VaultWrapsResult,
 };
-use wire::vault::{Grant, KeyId, MAX_ENTRIES};
+use wire::vault::{Grant, KeyId, MAX_ENTRIES, RunnerId, VaultKey};
 
 use super::{Asker, VaultError};
 use crate::at_rest::Rotated;
 use crate::commit::commit;
-use crate::store::{Act, ActKind};
+use crate::store::{Act, ActKind, Tx};
 
 /// Longer than the sealed private half is in base64.
 const MAX_COPY: usize = 1024;
@@ -58,6 +60,7 @@ pub async fn put_key(asker: Asker<'_>, frame: VaultKeyPut) -> Result<VaultKeysRe
     let mut tx = broker.store.begin().await?;
     tx.meshes().take_turns(mesh).await?;
     tx.vault_keys().put(mesh, &key, &owner_copy).await?;
+    book_trusted(&mut tx, asker, &grants).await?;
     for grant in &grants {
         tx.vault_keys().grant(mesh, grant).await?;
     }
@@ -66,6 +69,18 @@ pub async fn put_key(asker: Asker<'_>, frame: VaultKeyPut) -> Result<VaultKeysRe
     commit(broker, mesh, tx).await?;
     asker.keys_changed();
     keys(asker).await
+}
+
+/// Writes down which runners are trusted by these grants that were not before. Before the grants are stored.
+async fn book_trusted(tx: &mut Tx, asker: Asker<'_>, grants: &[Grant]) -> Result<(), VaultError> {
+    let known = tx.vault_keys().grants(&asker.caller.mesh).await?;
+    let known: BTreeSet<&RunnerId> = known.iter().map(|grant| &grant.runner).collect();
+    let new: BTreeSet<&RunnerId> = grants.iter().map(|grant| &grant.runner).collect();
+    for runner in new.difference(&known) {
+        let act = asker.act(ActKind::Trusted);
+        tx.ledger().did(&Act { runner: Some((*runner).clone()), ..act }).await?;
+    }
+    Ok(())
 }
 
 /// What of grants can be checked without opening them.
@@ -110,11 +125,11 @@ pub async fn rewrap(asker: Asker<'_>, frame: VaultRewrap) -> Result<VaultRewrapp
     let mut tx = broker.store.begin().await?;
     tx.meshes().take_turns(mesh).await?;
     let newest = tx.vault_keys().newest(mesh).await?;
-    if newest.is_none_or(|newest| newest.kid == from || wraps.iter().any(|of| of.wrap.kid != newest.kid)) {
-        return Err(VaultError::KeyRetired);
-    }
-    for of in &wraps {
-        tx.entries().rewrap(mesh, &from, of).await?;
+    let fits = |newest: &VaultKey| newest.kid != from && wraps.iter().all(|of| of.wrap.kid == newest.kid);
+    let newest = newest.filter(fits).ok_or(VaultError::KeyRetired)?;
+    if tx.entries().rewrap(mesh, (&from, &newest.kid), &wraps).await? > 0 {
+        let act = asker.act(ActKind::Rewrapped);
+        tx.ledger().did(&Act { version: Some(newest.number), ..act }).await?;
     }
     let left = tx.entries().count_sealed_to(mesh, &from).await?;
     commit(broker, mesh, tx).await?;
@@ -137,7 +152,7 @@ pub async fn drop_key(asker: Asker<'_>, kid: &KeyId) -> Result<VaultKeysResult, 
     if !tx.vault_keys().drop_unused(mesh, kid).await? {
         return Err(VaultError::Conflict("entries are still sealed to this key, or it is the newest"));
     }
-    let act = asker.act(ActKind::Revoked);
+    let act = asker.act(ActKind::KeyDropped);
     tx.ledger().did(&Act { version: Some(key.key.number), ..act }).await?;
     commit(broker, mesh, tx).await?;
     asker.keys_changed();
@@ -151,7 +166,7 @@ pub async fn drop_key(asker: Asker<'_>, kid: &KeyId) -> Result<VaultKeysResult, 
 pub async fn rotate_at_rest(asker: Asker<'_>) -> Result<AtRestRotated, VaultError> {
     asker.owns()?;
     let (broker, mesh) = (asker.broker, &asker.caller.mesh);
-    let act = asker.act(ActKind::Rotated);
+    let act = asker.act(ActKind::AtRest);
     let Rotated { key, records } = broker.at_rest.rotate(&broker.store, mesh, &act).await?;
     broker.views.changed(mesh);
     Ok(AtRestRotated { key, records })

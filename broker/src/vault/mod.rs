@@ -29,8 +29,11 @@ use crate::at_rest::AtRestError;
 use crate::clock;
 use crate::deploy::DeployError;
 use crate::error::FrameError;
-use crate::store::{Act, ActKind, StoreError};
+use crate::store::{Act, ActKind, StoreError, Tx};
 use crate::views::MeshView;
+
+/// Of all sealed values of one member, as they are stored: otherwise a thousand of the largest would be 700 MB.
+const MAX_BYTES: usize = 32 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
@@ -113,6 +116,15 @@ impl<'a> Asker<'a> {
 
     fn key(&self) -> Result<&'a PublicKey, VaultError> {
         self.view.key_of(&self.caller.member).ok_or(VaultError::Forbidden("you are no member any more"))
+    }
+
+    /// Whether the caller may store this sealed value under a name, in place of what is there.
+    async fn has_room(&self, tx: &mut Tx, key: &VaultName, sealed: &str) -> Result<(), VaultError> {
+        let beside = tx.entries().bytes_beside(&self.caller.mesh, self.key()?, key).await?;
+        if beside.saturating_add(sealed.len()) > MAX_BYTES {
+            return Err(VaultError::TooMuch("your entries would take more than 32 MiB; remove some"));
+        }
+        Ok(())
     }
 
     /// Something that the caller does now.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use catalog::access::Action;
 use wire::peer::vault::{RunnerInfo, RunnerListResult};
 use wire::vault::{Custody, Grant, KeyId, RunnerId, RunnerVault, VaultState};
 
@@ -13,6 +14,9 @@ use crate::store::{Act, ActKind, KnownRunner};
 /// # Errors
 /// [`VaultError`].
 pub async fn runners(asker: Asker<'_>) -> Result<RunnerListResult, VaultError> {
+    if !asker.may(Action::KeepSecrets) {
+        return Err(VaultError::Forbidden("guests keep no secrets in the vault"));
+    }
     let mut tx = asker.broker.store.read().await?;
     let known = tx.runners().all().await?;
     let grants = tx.vault_keys().grants(&asker.caller.mesh).await?;

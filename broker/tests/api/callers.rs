@@ -354,3 +354,41 @@ async fn a_service_without_references_has_an_instance_for_each_of_fifty_callers(
     }
     assert!(world.runner.seen().called.iter().all(|(name, _)| name.starts_with("notion.")));
 }
+
+#[tokio::test]
+async fn callers_are_asked_again_when_a_value_beside_their_secret_changes() {
+    let mut mesh = Mesh::start().await;
+    mesh.put(&mut Person::owner(&mesh).await, 1, "olga").await;
+    let with_url = |url: &str| {
+        let mut frame = notion("ok", "caller");
+        frame["config"]["env"]["URL"] = json!(url);
+        frame
+    };
+    let deploy = async |peer: &mut Peer, url: &str| {
+        let id = peer.begin(with_url(url)).await;
+        assert_eq!(peer.answer(&id).await["status"], "building");
+        peer.settled(&id).await
+    };
+    assert_eq!(deploy(&mut mesh.owner, "https://a.example").await["status"], "awaiting_consent");
+    let mut olga = Person::owner(&mesh).await;
+    assert_eq!(mesh.sign(&mut olga).await["status"], "running");
+    let mut bo = mesh.with(2, "Bo").await;
+    bo.works().await;
+    // The spec is the same, and so is the pin: who deploys agreed by doing so, nobody else did.
+    let again = deploy(&mut mesh.owner, "https://a.example").await;
+    assert_eq!(again["status"], "running", "{again}");
+    bo.works().await;
+    let changed = deploy(&mut mesh.owner, "https://evil.example").await;
+    assert_eq!(changed["status"], "running", "{changed}");
+    let opened_before = mesh.world.runner.seen().opened.len();
+    let refused = bo.call().await;
+    assert!(refused.to_string().contains("awaiting_consent"), "{refused}");
+    mesh.sign(&mut bo).await;
+    bo.works().await;
+    assert_eq!(mesh.world.runner.seen().opened.len(), opened_before + 1);
+    // An admin's deploy needs the signature of whose instance lists the tools, too.
+    let mut ada = mesh.world.member(4, "Ada", "admin").await;
+    let theirs = deploy(&mut ada, "https://worse.example").await;
+    assert_eq!(theirs["reason"]["code"], "awaiting_consent", "{theirs}");
+    assert!(bo.call().await.to_string().contains("awaiting_consent"));
+}

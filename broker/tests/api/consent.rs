@@ -422,3 +422,59 @@ async fn a_first_deploy_that_waits_is_stopped_started_and_signed_later() {
     let done = agree(&mut all.peer, &all.owner.consent(&world.mesh.mesh, &ask, 1)).await;
     assert_eq!(done["status"], "running", "{done}");
 }
+
+#[tokio::test]
+async fn a_service_with_more_secrets_than_a_runner_takes_at_once_fails_and_says_so() {
+    let world = World::start().await;
+    let mut all = vaulted(&world, true).await;
+    let value = "x".repeat(64 << 10);
+    let mut env = serde_json::Map::new();
+    // Sealed as `env`, whose limit the client keeps; what counts here is how large it is.
+    let large = "x".repeat(480 << 10);
+    for n in 0..20 {
+        let name = format!("k{n}");
+        let to = &all.key;
+        let entry = all.owner.sealed(&world.mesh.mesh, &name, 1, to, if n == 0 { &value } else { &large });
+        let answer = all.peer.ask(json!({"type": "vault_put", "entry": entry})).await;
+        assert_eq!(answer["type"], "vault_put_result", "{answer}");
+        env.insert(format!("K{n}"), json!(format!("$vault:{name}")));
+    }
+    let mut frame = deploy_frame("echo", "ok", json!("mesh"));
+    frame["config"]["env"] = Value::Object(env);
+    let failed = change(&mut all.peer, frame).await;
+    assert_eq!(
+        (&failed["status"], &failed["reason"]["code"]),
+        (&json!("failed"), &json!("too_large")),
+        "{failed}"
+    );
+    assert!(failed["error"].as_str().is_some_and(|text| text.contains("12 MiB")), "{failed}");
+}
+
+#[tokio::test]
+async fn what_a_runner_can_not_have_opened_is_no_line_of_the_ledger() {
+    let world = World::start().await;
+    let mut all = vaulted(&world, true).await;
+    running(&world, &mut all).await;
+    let ledger = json!({"type": "vault_ledger"});
+    let opened = |ledger: &Value| -> Vec<Value> {
+        let lines = ledger["lines"].as_array().cloned().unwrap_or_default();
+        lines.into_iter().filter(|line| line["act"] == "opened").collect()
+    };
+    until(&mut all.peer, &ledger, |ledger| opened(ledger).len() == 1).await;
+    let far = i64::MAX;
+    world.runner.with_vault(|vault| {
+        vault.claim(|opening| opening.version = 9);
+        vault.claim(|opening| opening.runner = wire::vault::RunnerId::parse(&"0".repeat(32)).expect("an id"));
+        vault.claim(|opening| {
+            opening.at_ms = far;
+            opening.reason = "x\u{0}".repeat(100);
+        });
+    });
+    // Something is opened: the broker asks for what is new.
+    put(&world, &mut all.peer, (&all.owner, &all.key), 2, "second-value").await;
+    let shown = until(&mut all.peer, &ledger, |ledger| opened(ledger).len() == 3).await;
+    let lines = opened(&shown);
+    let odd = lines.iter().find(|line| line["opening"]["reason"] == "other").expect("is kept, made sober");
+    assert!(odd["at_ms"].as_i64() < Some(far), "{odd}");
+    assert!(lines.iter().all(|line| line["version"] != 9), "{lines:?}");
+}

@@ -212,6 +212,7 @@ async fn a_guest_keeps_no_secrets_and_who_becomes_one_may_still_remove_theirs() 
     refused(&mut bo, put(&sealed(&world, MEMBER, "t", 2, &key)), "forbidden").await;
     refused(&mut bo, set("x"), "forbidden").await;
     refused(&mut bo, json!({"type": "vault_keys"}), "forbidden").await;
+    refused(&mut bo, json!({"type": "runner_list"}), "forbidden").await;
     let gone = Member::of(MEMBER).gone(&world.mesh.mesh, "t", 2);
     answered(&mut bo, put(&gone), "vault_put_result").await;
 }
@@ -274,6 +275,26 @@ async fn a_rotation_moves_every_members_entries_and_ends_with_the_old_key_gone()
     let plain = entry::open(&new, &world.mesh.mesh, &moved).expect("opens");
     assert_eq!(plain.as_slice(), b"hunter2hunter2");
     assert!(entry::open(&old, &world.mesh.mesh, &moved).is_err());
+}
+
+#[tokio::test]
+async fn a_member_fills_no_more_than_their_share_of_the_database() {
+    let world = World::start().await;
+    let mut bo = world.member(MEMBER, "Bo", "member").await;
+    let large = |n: usize| {
+        let mut frame = set(&format!("k{n}"));
+        frame["ciphertext"] = json!("A".repeat(640 << 10));
+        frame
+    };
+    let most = (32 << 20) / (640 << 10);
+    for n in 0..most {
+        answered(&mut bo, large(n), "vault_ack").await;
+    }
+    let message = refused(&mut bo, large(most), "vault_error").await;
+    assert!(message.contains("32 MiB"), "{message}");
+    answered(&mut bo, large(0), "vault_ack").await;
+    answered(&mut bo, json!({"type": "vault_delete", "key": "k1"}), "vault_ack").await;
+    answered(&mut bo, large(most), "vault_ack").await;
 }
 
 #[tokio::test]
@@ -351,6 +372,27 @@ async fn a_runner_is_trusted_and_revoked_and_the_ledger_tells_whoever_may_know()
     let own = json!({"type": "vault_ledger", "key": "t", "limit": 5});
     assert_eq!(acts(&mut bo, own).await, ["set"]);
     let all = acts(&mut olga, json!({"type": "vault_ledger"})).await;
+    let (_, newer) = with_key(&world, &mut olga, 2).await;
+    let asked =
+        answered(&mut olga, json!({"type": "vault_wraps", "kid": key.kid}), "vault_wraps_result").await;
+    let mut wraps: Vec<WrapOf> = serde_json::from_value(asked["wraps"].clone()).expect("wraps");
+    for of in &mut wraps {
+        of.wrap = entry::rewrap(&secret, &newer.public, &world.mesh.mesh, of).expect("seals anew");
+    }
+    let rewrap = json!({"type": "vault_rewrap", "from": key.kid, "wraps": wraps});
+    for (frame, kind) in [
+        (rewrap.clone(), "vault_rewrapped"),
+        (rewrap, "vault_rewrapped"),
+        (json!({"type": "vault_key_drop", "kid": key.kid}), "vault_keys_result"),
+        (json!({"type": "at_rest_rotate"}), "at_rest_rotated"),
+    ] {
+        answered(&mut olga, frame, kind).await;
+    }
+    let all = [all, acts(&mut olga, json!({"type": "vault_ledger"})).await].concat();
+    for (act, times) in [("rewrapped", 1), ("key_dropped", 1), ("at_rest", 1), ("revoked", 2), ("trusted", 2)]
+    {
+        assert_eq!(all.iter().filter(|one| *one == act).count(), times, "{act} in {all:?}");
+    }
     for act in ["set", "trusted", "revoked", "rotated", "boot_key"] {
         assert!(all.iter().any(|one| one == act), "{act} in {all:?}");
     }

@@ -9,7 +9,7 @@ use client::Connection;
 use wire::ErrorCode;
 use wire::peer::hosting::McpDeployStatus;
 use wire::peer::vault::{McpConsent, McpConsentAsk, McpConsentAsked};
-use wire::vault::{ConsentAsk, ConsentDoc};
+use wire::vault::ConsentAsk;
 
 use super::deploy::{follow, pin_text};
 use crate::failure::Failure;
@@ -52,7 +52,7 @@ async fn look_and_sign(
     let McpConsentAsked { ask } = connection.request(&frame).await?;
     let Some(ask) = ask else { return Ok(None) };
     of_this_service(&ask, name)?;
-    let previous = previous(here, &ask)?;
+    let previous = client::vault::previous(&here.entry()?, &ask)?;
     let shown = words::all(&ask, previous.as_ref());
     if yes {
         here.out.remark(shown);
@@ -98,7 +98,7 @@ fn not_ours(name: &str) -> Failure {
 
 fn agree(here: &Here, name: &str, ask: &ConsentAsk, asked: &Asked) -> Result<(), Failure> {
     of_this_service(ask, name)?;
-    let previous = previous(here, ask)?;
+    let previous = client::vault::previous(&here.entry()?, ask)?;
     match judge(asked, ask, previous.as_ref(), units::now_ms()) {
         Judgement::AsAsked => {
             let old = previous.map(|doc| doc.pin).filter(|old| *old != ask.pin);
@@ -120,6 +120,7 @@ fn agree(here: &Here, name: &str, ask: &ConsentAsk, asked: &Asked) -> Result<(),
         Judgement::Another(differences) => {
             let message =
                 format!("the broker wants another service signed than you asked for: {differences}");
+            let message = crate::plain::plain_line(&message);
             Err(Failure::of_code(ErrorCode::AwaitingConsent, message).with_cure(format!(
                 "Nothing was signed. Ask who runs the broker; `claudemesh consent {name}` shows all of it."
             )))
@@ -134,18 +135,12 @@ fn of_this_service(ask: &ConsentAsk, name: &str) -> Result<(), Failure> {
     Err(Failure::platform("the broker wants another service signed than was asked for; nothing was signed"))
 }
 
-fn previous(here: &Here, ask: &ConsentAsk) -> Result<Option<ConsentDoc>, Failure> {
-    let entry = here.entry()?;
-    let identity = entry.identity().map_err(|e| Failure::user(e.to_string()))?;
-    Ok(client::vault::previous(&identity, &entry.mesh_id, ask)?)
-}
-
 async fn sign_and_follow(
     here: &Here,
     connection: &Connection,
     name: &str,
     ask: &ConsentAsk,
 ) -> Result<McpDeployStatus, Failure> {
-    let consent = client::vault::sign(&here.entry()?, ask)?;
+    let consent = client::vault::sign(&here.config_folder, &here.entry()?, ask)?;
     follow(here, connection, name, &McpConsent { server_name: name.to_owned(), consent }).await
 }

@@ -1,6 +1,6 @@
 //! `invite` and `join`.
 
-use client::config::VaultTrust;
+use client::config::{ConfigError, VaultTrust};
 use client::invite::{InviteDraft, link, new_root_key, read_link, token};
 use client::{BrokerAddress, Config, Identity, MeshEntry};
 use serde::Serialize;
@@ -111,10 +111,12 @@ fn root_key(here: &Here, entry: &MeshEntry) -> Result<String, Failure> {
         return Ok(key.clone());
     }
     let key = new_root_key().map_err(|e| Failure::platform(e.to_string()))?;
-    let mut config = here.config()?;
-    config.put(MeshEntry { root_key: Some(key.clone()), ..entry.clone() });
-    config.save(&here.config_folder)?;
-    Ok(key)
+    // Another command may have made one meanwhile.
+    let kept = Config::change(&here.config_folder, |config| {
+        let known = config.meshes.iter_mut().find(|known| known.mesh_id == entry.mesh_id)?;
+        Some(known.root_key.get_or_insert(key).clone())
+    })?;
+    kept.ok_or_else(|| ConfigError::NoMesh.into())
 }
 
 #[derive(Serialize)]
@@ -132,9 +134,9 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let owner = PublicKey::parse(&payload.owner_pubkey)
         .map_err(|e| Failure::user(format!("the invite is damaged: {e}")))?;
     let broker = BrokerAddress::parse(&payload.broker_url)?;
-    let mut config = here.config()?;
+    let config = here.config()?;
     let known = config.meshes.iter().find(|mesh| mesh.mesh_id == mesh_id).cloned();
-    let vault = trust(known.as_ref(), owner)?;
+    trust(known.as_ref(), owner.clone())?;
     // The same key again: the broker then says `already a member` and keeps the invite's uses.
     let identity = match &known {
         Some(entry) => entry.identity().map_err(|e| Failure::user(e.to_string()))?,
@@ -145,7 +147,7 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
     let member_id = MemberId::parse(&joined.member_id)
         .map_err(|e| Failure::platform(format!("the broker answered with an odd member id: {e}")))?;
     let slug = known.as_ref().map_or(payload.mesh_slug.clone(), |entry| entry.slug.clone());
-    let entry = config.put(MeshEntry {
+    let joined_entry = MeshEntry {
         mesh_id,
         member_id,
         name: payload.mesh_slug.clone(),
@@ -155,12 +157,16 @@ pub async fn join(here: &Here, args: &JoinArgs) -> Result<(), Failure> {
         broker_url: broker.socket().to_owned(),
         joined_at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         root_key: Some(payload.mesh_root_key.clone()),
-        vault,
+        vault: VaultTrust::default(),
         other: known.map(|entry| entry.other).unwrap_or_default(),
-    });
-    let entry = entry.clone();
-    config.display_name.get_or_insert(name);
-    config.save(&here.config_folder)?;
+    };
+    let entry = Config::change(&here.config_folder, |config| {
+        // What is known by now: another command may have learned of the vault meanwhile.
+        let known = config.meshes.iter().find(|mesh| mesh.mesh_id == joined_entry.mesh_id);
+        let vault = trust(known, owner)?;
+        config.display_name.get_or_insert(name);
+        Ok::<_, Failure>(config.put(MeshEntry { vault, ..joined_entry }).clone())
+    })??;
     let already_member = joined.already_member;
     if here.out.json {
         let MeshEntry { slug, mesh_id, member_id, .. } = &entry;

@@ -189,6 +189,10 @@ async fn rotate_vault_key(here: &Here, vault: &mut MeshVault<'_>) -> Result<i64,
     let mut progress = Progress::new(here.out, "rotate");
     let newest = vault
         .rotate(|step| match step {
+            Step::LeftOut { runner } => here.out.remark(format!(
+                "warning: runner {runner} does not get the new key: it was trusted from another machine, or revoked there. \
+                 If it is yours: claudemesh runner trust {runner}"
+            )),
             Step::Made { number } => progress.show("rotate", &format!("vault key {number} is made")),
             Step::Left { number, entries: left } => {
                 progress.show("seal again", &format!("{} still sealed to vault key {number}", entries(left)));

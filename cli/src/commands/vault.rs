@@ -64,6 +64,20 @@ pub fn warn_of_pinning(here: &Here, vault: &MeshVault<'_>) {
     }
 }
 
+/// Nothing is sealed to the key of an owner whom only the broker names, unless a person has looked.
+fn believe_owner(here: &Here, vault: &mut MeshVault<'_>) -> Result<(), Failure> {
+    let Some(owner) = vault.owner().filter(|_| vault.has_pinned_owner()) else { return Ok(()) };
+    let shown = format!("who owns the mesh is not written down here; the broker says that it is\n  {owner}");
+    let believed = here.out.confirm(&shown, "Is that the owner's key, and may it open your secrets?");
+    if believed.is_err() {
+        vault.unpin()?;
+    }
+    believed.map_err(|_| {
+        Failure::of_code(ErrorCode::VaultKeyUnproven, "who owns the mesh is not known here; nothing was stored")
+            .with_cure("Join again with an invite of the owner's, or answer at a terminal.")
+    })
+}
+
 async fn set(here: &Here, args: &SetArgs, must_exist: bool) -> Result<(), Failure> {
     let done = on_vault(here, async |vault| {
         // Before anybody types a secret in vain.
@@ -81,6 +95,7 @@ async fn set(here: &Here, args: &SetArgs, must_exist: bool) -> Result<(), Failur
             _ => {}
         }
         vault.newest_key().await?;
+        believe_owner(here, vault)?;
         let value = value::read(args)?;
         Ok(vault.set(&args.key, value.kind, &value.bytes).await?)
     })

@@ -11,7 +11,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use client::config::{private_folder, write_private};
@@ -64,12 +64,7 @@ impl DataFolder {
     /// Creates the folder and takes the lock.
     pub fn hold(&self) -> Result<Held, Failure> {
         private_folder(&self.0).map_err(|e| self.unusable(&e))?;
-        if nix::unistd::geteuid().is_root() {
-            // Services have uids of their own and, where there are no namespaces, walk through here. They can't list it, and each
-            // file in it is private.
-            let walkable = std::fs::Permissions::from_mode(0o711);
-            std::fs::set_permissions(&self.0, walkable).map_err(|e| self.unusable(&e))?;
-        }
+        self.make_ours()?;
         if self.runner_socket().as_os_str().len() > MAX_SOCKET_PATH {
             let message = format!("{} is too long a path for a socket in it", self.0.display());
             return Err(Failure::user(message).with_cure("Choose a shorter one with --data."));
@@ -85,6 +80,27 @@ impl DataFolder {
             .and_then(|()| write!(file, "{}", std::process::id()))
             .map_err(|e| self.unusable(&e))?;
         Ok(Held(file))
+    }
+
+    /// Whoever may write here may put a socket of their own where our runner's is, and would be trusted with the vault.
+    fn make_ours(&self) -> Result<(), Failure> {
+        let us = nix::unistd::geteuid();
+        let folder = std::fs::metadata(&self.0).map_err(|e| self.unusable(&e))?;
+        if folder.uid() != us.as_raw() {
+            let message = format!("{} belongs to another user", self.0.display());
+            return Err(Failure::user(message).with_cure("Use a folder of your own with --data."));
+        }
+        // Services of root's runner have uids of their own and, where there are no namespaces, walk through here. They can't list
+        // it, and each file in it is private.
+        let mode = if us.is_root() { 0o711 } else { folder.mode() & 0o777 & !0o022 };
+        let ours = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&self.0, ours).map_err(|e| self.unusable(&e))?;
+        let socket = self.runner_socket();
+        // Left by somebody who could write here before.
+        if std::fs::symlink_metadata(&socket).is_ok_and(|found| found.uid() != us.as_raw()) {
+            std::fs::remove_file(&socket).map_err(|e| self.unusable(&e))?;
+        }
+        Ok(())
     }
 
     /// The process id of the `up` that runs on this folder.
@@ -205,6 +221,28 @@ mod tests {
         drop(held);
         assert_eq!(data.holder(), None);
         data.hold().unwrap();
+    }
+
+    #[test]
+    fn nobody_else_can_put_a_runner_where_ours_is_looked_for() {
+        use std::os::unix::fs::lchown;
+        let Scratch(data) = &Scratch::new();
+        std::fs::create_dir(data.path()).unwrap();
+        std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        drop(data.hold().unwrap());
+        assert_eq!(std::fs::metadata(data.path()).unwrap().permissions().mode() & 0o022, 0);
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root can give files away");
+            return;
+        }
+        std::fs::write(data.runner_socket(), "").unwrap();
+        drop(data.hold().unwrap());
+        assert!(data.runner_socket().exists(), "our own stays");
+        lchown(data.runner_socket(), Some(4711), None).unwrap();
+        drop(data.hold().unwrap());
+        assert!(!data.runner_socket().exists());
+        lchown(data.path(), Some(4711), None).unwrap();
+        assert!(data.hold().err().unwrap().message.contains("another user"));
     }
 
     #[test]

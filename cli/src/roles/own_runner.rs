@@ -56,7 +56,7 @@ async fn own_key(data: &DataFolder, end: Instant) -> Result<BoxPublic, Failure> 
 
 async fn trusted(vault: &mut MeshVault<'_>, public: &BoxPublic, end: Instant) -> Result<bool, ClientError> {
     loop {
-        match vault.trust_key(public).await {
+        match vault.trust_own(public).await {
             // The broker may hear of the runner a moment later than we did.
             Err(error)
                 if matches!(error.code(), Some(ErrorCode::NotFound | ErrorCode::RunnerUnavailable))

@@ -111,26 +111,26 @@ impl OwnerFiles {
         broker_url: &str,
     ) -> Result<MeshEntry, Failure> {
         let Bootstrapped { mesh: mesh_id, member: member_id, slug, root_key } = mesh;
-        let mut config = here.config()?;
-        // A database that was thrown away has made another mesh for the same owner.
-        if let Some(known) = &owner.known
-            && known.mesh_id != mesh_id
-        {
-            config.meshes.retain(|mesh| mesh.mesh_id != known.mesh_id);
-        }
-        let joined_at = owner.known.as_ref().map_or_else(
-            || chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            |known| known.joined_at.clone(),
-        );
-        let before = owner.known.as_ref().filter(|known| known.mesh_id == mesh_id);
-        let vault = VaultTrust {
-            owner: Some(owner.pubkey.clone()),
-            ..before.map(|known| known.vault.clone()).unwrap_or_default()
-        };
-        let entry = config
-            .put(MeshEntry {
+        let made = Made { mesh_id: mesh_id.clone() };
+        let entry = Config::change(&here.config_folder, |config| {
+            // A database that was thrown away has made another mesh for the same owner.
+            if let Some(known) = owner.known.as_ref().filter(|known| known.mesh_id != mesh_id) {
+                config.meshes.retain(|mesh| mesh.mesh_id != known.mesh_id);
+            }
+            let joined_at = owner.known.as_ref().map_or_else(
+                || chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+                |known| known.joined_at.clone(),
+            );
+            // As it is by now: another command may have learned of the vault meanwhile.
+            let before = config.meshes.iter().find(|known| known.mesh_id == mesh_id);
+            let vault = VaultTrust {
+                owner: Some(owner.pubkey.clone()),
+                ..before.map(|known| known.vault.clone()).unwrap_or_default()
+            };
+            config.display_name.get_or_insert(owner.display_name);
+            let entry = config.put(MeshEntry {
                 vault,
-                mesh_id: mesh_id.clone(),
+                mesh_id,
                 member_id,
                 slug: owner.known.as_ref().map_or(slug, |known| known.slug.clone()),
                 name: owner.name,
@@ -140,11 +140,10 @@ impl OwnerFiles {
                 joined_at,
                 root_key: Some(root_key),
                 other: owner.known.map(|known| known.other).unwrap_or_default(),
-            })
-            .clone();
-        config.display_name.get_or_insert(owner.display_name);
-        config.save(&here.config_folder)?;
-        write_json(&self.made, &Made { mesh_id })?;
+            });
+            entry.clone()
+        })?;
+        write_json(&self.made, &made)?;
         // Last: until here the owner's key must be somewhere.
         match std::fs::remove_file(&self.pending) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(unwritable(&self.pending, &e)),

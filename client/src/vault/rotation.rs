@@ -4,19 +4,24 @@
 //! runners hold both. A rotation that was interrupted is finished by the next one.
 
 use vault::entry;
-use vault::keys::BoxKey;
+use vault::keys::{BoxKey, runner_id};
 use wire::ErrorCode;
 use wire::peer::vault::{
     KeptKey, VaultKeyDrop, VaultKeysResult, VaultRewrap, VaultRewrapped, VaultWraps, VaultWrapsResult,
 };
-use wire::vault::{KeyId, VaultKey, WrapOf};
+use wire::vault::{BoxPublic, KeyId, RunnerId, VaultKey, WrapOf};
 
 use super::{MeshVault, TRIES, is_race, refused};
 use crate::error::ClientError;
 
+/// Of at most a thousand entries each. A broker whose count goes down for ever gets no more; what is done stays done.
+const ROUNDS: usize = 200;
+
 /// How far a rotation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// This runner does not get the new key: it was trusted from elsewhere, or its grants were taken there.
+    LeftOut { runner: RunnerId },
     /// The key is there; new values are sealed to it from now on.
     Made { number: i64 },
     /// Entries that are still sealed to an older key.
@@ -32,7 +37,7 @@ impl MeshVault<'_> {
     /// `forbidden` for everybody but the owner; `vault_damaged` when an entry does not open under its key, which is then
     /// kept with that entry.
     pub async fn rotate(&mut self, mut tell: impl FnMut(Step)) -> Result<VaultKey, ClientError> {
-        let (newest, older) = self.make_next().await?;
+        let (newest, older) = self.make_next(&mut tell).await?;
         tell(Step::Made { number: newest.number });
         for kept in &older {
             let private = self.open(kept)?;
@@ -45,7 +50,7 @@ impl MeshVault<'_> {
         Ok(newest)
     }
 
-    async fn make_next(&mut self) -> Result<(VaultKey, Vec<KeptKey>), ClientError> {
+    async fn make_next(&mut self, tell: &mut impl FnMut(Step)) -> Result<(VaultKey, Vec<KeptKey>), ClientError> {
         let mut tries = 0;
         loop {
             let older = self.keys().await?;
@@ -54,13 +59,30 @@ impl MeshVault<'_> {
             for kept in &older {
                 self.open(kept)?;
             }
+            let (runners, left_out) = self.receivers(&older).await?;
             let number = older.first().map_or(0, |kept| kept.key.number);
-            match self.next_key(number).await {
-                Ok((newest, _)) => return Ok((newest.key, older)),
+            match self.next_key(number, &runners).await {
+                Ok(newest) => {
+                    left_out.into_iter().for_each(|runner| tell(Step::LeftOut { runner }));
+                    return Ok((newest.key, older));
+                }
                 Err(error) if is_race(&error) && tries + 1 < TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Who gets the new key: whom the owner trusted here, and who holds one now by the broker's word, since its grants may
+    /// have been taken on another machine of the owner's. And who of the one or the other gets none.
+    async fn receivers(&self, older: &[KeptKey]) -> Result<(Vec<BoxPublic>, Vec<RunnerId>), ClientError> {
+        let mut granted = self.granted().await?;
+        granted.retain(|_, kids| older.iter().any(|kept| kids.contains(&kept.key.kid)));
+        let trusted = self.entry.vault.runners.iter();
+        let (runners, gone): (Vec<_>, Vec<_>) =
+            trusted.partition(|runner| older.is_empty() || granted.contains_key(&runner_id(runner)));
+        let strangers = granted.into_keys().filter(|id| runners.iter().all(|runner| runner_id(runner) != *id));
+        let left_out = gone.into_iter().map(runner_id).chain(strangers).collect();
+        Ok((runners.into_iter().cloned().collect(), left_out))
     }
 
     /// Until no entry is sealed to `old`.
@@ -72,9 +94,8 @@ impl MeshVault<'_> {
         tell: &mut impl FnMut(Step),
     ) -> Result<(), ClientError> {
         let from = &old.key.kid;
-        let mut least = i64::MAX;
-        let mut stuck = 0;
-        loop {
+        let (mut least, mut left, mut stuck) = (i64::MAX, 0, 0);
+        for _ in 0..ROUNDS {
             let found: VaultWrapsResult = self.connection.request(&VaultWraps { kid: from.clone() }).await?;
             if found.wraps.is_empty() {
                 return Ok(());
@@ -82,18 +103,20 @@ impl MeshVault<'_> {
             let wraps = self.rewrapped(found.wraps, private, newest, from)?;
             let done: VaultRewrapped =
                 self.connection.request(&VaultRewrap { from: from.clone(), wraps }).await?;
-            tell(Step::Left { number: old.key.number, entries: done.left });
-            if done.left == 0 {
+            left = done.left;
+            tell(Step::Left { number: old.key.number, entries: left });
+            if left == 0 {
                 return Ok(());
             }
             // Entries that change meanwhile are left out of a round; a broker that never gets on is not waited for.
-            stuck = if done.left < least { 0 } else { stuck + 1 };
-            least = least.min(done.left);
+            stuck = if left < least { 0 } else { stuck + 1 };
+            least = least.min(left);
             if stuck > TRIES {
-                let message = format!("{} entries stay sealed to vault key {}", done.left, old.key.number);
-                return Err(refused(ErrorCode::Conflict, message));
+                break;
             }
         }
+        let message = format!("{left} entries stay sealed to vault key {}", old.key.number);
+        Err(refused(ErrorCode::Conflict, message))
     }
 
     fn rewrapped(
@@ -107,7 +130,7 @@ impl MeshVault<'_> {
         for of in wraps {
             match entry::rewrap(private, &newest.public, &self.entry.mesh_id, &of) {
                 Ok(wrap) if of.wrap.kid == *from => done.push(WrapOf { wrap, ..of }),
-                _ => damaged.push(format!("{} version {}", of.key, of.version)),
+                _ => damaged.push(format!("{} version {} of {:.8}", of.key, of.version, of.owner.as_str())),
             }
         }
         if done.is_empty() && !damaged.is_empty() {

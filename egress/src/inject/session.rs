@@ -60,7 +60,7 @@ pub(crate) async fn run(
     (client, hello, mut server): (&mut TcpStream, Vec<u8>, TcpStream),
     (host, port, admitted): (&str, u16, Verdict),
 ) -> Result<(), Refusal> {
-    let traffic = service.ledger.record(host, port, admitted);
+    let traffic = service.record(host, port, admitted);
     let meter = Meter::new(&service.ledger, traffic.clone(), service.config.max_daily_bytes);
     let ended = {
         let work = converse(
@@ -92,11 +92,11 @@ async fn converse(
     let connecting = TlsConnector::from(injection.outward.clone()).connect(name, server);
     let server = timeout(service.config.connect_timeout, connecting).await.map_err(|_| unreachable)?;
     let server = server.map_err(|error| {
-        tracing::warn!(host, %error, "a host that gets secrets could not be checked, so it gets none");
+        tracing::warn!(host = service.rules.shown(host), %error, "a host that gets secrets could not be checked, so it gets none");
         unreachable
     })?;
     let as_host = injection.authority.as_host(host).map_err(|error| {
-        tracing::error!(host, %error, "no certificate could be made for a host that gets secrets");
+        tracing::error!(host = service.rules.shown(host), %error, "no certificate could be made for a host that gets secrets");
         unreachable
     })?;
     let accepting = TlsAcceptor::from(as_host).accept(client);

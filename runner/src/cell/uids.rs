@@ -17,7 +17,7 @@ pub const INSTALLER: u32 = 20_000;
 
 pub struct Uids {
     pool: RangeInclusive<u32>,
-    /// Below it: `MESH/NAME/home`.
+    /// Below it: `MESH/DIRECTORY/home`.
     services: PathBuf,
     leased: Mutex<BTreeSet<u32>>,
 }

@@ -279,7 +279,7 @@ impl Bench {
                 open_files: open_files(),
                 ..Default::default()
             },
-            rules: egress::Rules { allow: registries.rules.clone(), learn_until: None, inject: None },
+            rules: egress::Rules { allow: registries.rules.clone(), ..egress::Rules::default() },
             trust: None,
             private: registries.rules.clone(),
             ledger: Arc::default(),

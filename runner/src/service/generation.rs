@@ -93,7 +93,11 @@ impl Holding {
             phase,
             reason: self.reason.as_deref().filter(|_| !is_well).cloned(),
             // Waiting for a secret was no fall.
-            last_fall: self.reason.as_deref().filter(|reason| is_well && !reason.code.is_vault_wait()).cloned(),
+            last_fall: self
+                .reason
+                .as_deref()
+                .filter(|reason| is_well && !reason.code.is_vault_wait())
+                .cloned(),
             pin: self
                 .prepared
                 .as_ref()

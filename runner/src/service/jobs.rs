@@ -4,6 +4,7 @@
 //! Invariant: a job that is cancelled has cleaned up before it returns.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ use super::secrets;
 use crate::cell::{CellOrder, Ended};
 use crate::inject::{self, Arranged};
 use crate::instance::{self, Instance, Launch, Manner, Pipes, StartError, superseded};
-use crate::logs::LogRing;
+use crate::logs::{LogRing, Stream};
 use crate::mcp::{CallError, handshake, lists};
 use crate::prepare::{Prepared, ProgressSink};
 use crate::shop::Shop;
@@ -128,7 +129,7 @@ async fn launch(start: Start) -> Result<Launch, StartError> {
         // It was set aside: preparing again makes it anew.
         StartError { reason, is_gone: true }
     })?;
-    let (home, uid) = settle(&shop, &key).await?;
+    let (home, uid) = settle(&shop, &key, &apply, &log).await?;
     // As late as can be: an opening is written down, and what stood in the way before would be one for nothing.
     let values = secrets::open(&shop.vault, &key, &apply, &prepared, why).await?;
     opened();
@@ -137,7 +138,7 @@ async fn launch(start: Start) -> Result<Launch, StartError> {
         Reason { code: ErrorCode::JailFailed, message, stderr: vec![] }
     })?;
     let mut env = environment(&apply, &prepared, &home);
-    let redactor = secrets::redactor(&values, &env);
+    let (redactor, veil) = (secrets::redactor(&values, &env), secrets::veil(&values, &env));
     let Arranged { values, injection, trust } =
         inject::arrange(&shop.config, &apply.spec, values, &mut env).await?;
     let secret_files = secrets::place(values, &mut env)?;
@@ -155,7 +156,7 @@ async fn launch(start: Start) -> Result<Launch, StartError> {
             writable: vec![],
             uid,
             limits: apply.spec.limits,
-            rules: Rules { inject: injection, ..rules(&apply.spec) },
+            rules: Rules { inject: injection, veil, ..rules(&apply.spec) },
             trust,
             private: vec![],
             ledger,
@@ -172,15 +173,30 @@ async fn launch(start: Start) -> Result<Launch, StartError> {
     })
 }
 
-async fn settle(shop: &Arc<Shop>, key: &ServiceKey) -> Result<(PathBuf, Option<u32>), Reason> {
-    let (cells, home) = (shop.cells.clone(), shop.home_of(key));
-    let settled = tokio::task::spawn_blocking(move || cells.settle_home(&home)).await;
-    settled.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| {
-        let is_full = matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+async fn settle(
+    shop: &Arc<Shop>,
+    key: &ServiceKey,
+    apply: &Apply,
+    log: &LogRing,
+) -> Result<(PathBuf, Option<u32>), Reason> {
+    let (cells, home, plain) = (shop.cells.clone(), shop.home_of(key, apply), shop.plain_home_of(key));
+    let settled = tokio::task::spawn_blocking(move || {
+        let leaves_data = home != plain && !home.try_exists()? && plain.try_exists()?;
+        Ok((cells.settle_home(&home)?, leaves_data))
+    });
+    let settled = settled.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+    let (settled, leaves_data) = settled.map_err(|e: io::Error| {
+        let is_full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let code = if is_full { ErrorCode::DiskFull } else { ErrorCode::JailFailed };
         let message = format!("the service's directories could not be made: {e}");
         Reason { code, message, stderr: vec![] }
-    })
+    })?;
+    if leaves_data {
+        let (generation, words) = (apply.generation, "starts with an empty data directory");
+        let why = "what ran without secrets may not leave files for what gets them";
+        log.push(Stream::Runner, &format!("generation {generation} {words}: {why}"));
+    }
+    Ok(settled)
 }
 
 /// In an argument or a value of the deployer, stands for the service's own directory, whose path only the runner knows.
@@ -208,7 +224,7 @@ fn environment(apply: &Apply, prepared: &Prepared, home: &Path) -> Vec<(String, 
 
 fn rules(spec: &ServiceSpec) -> Rules {
     let after = |ms: i64| SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    Rules { allow: spec.network.clone(), learn_until: spec.learn_until_ms.map(after), inject: None }
+    Rules { allow: spec.network.clone(), learn_until: spec.learn_until_ms.map(after), ..Rules::default() }
 }
 
 pub async fn watch(instance: Arc<Instance>) -> Outcome {

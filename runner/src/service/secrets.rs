@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use egress::Veil;
 use jail::SecretFile;
 use vault::Redactor;
 use wire::report::Reason;
@@ -61,8 +62,17 @@ pub async fn open(
 
 /// What masks the values in everything that the instance says. `env`: its plain variables.
 pub fn redactor(values: &[Value], env: &[(String, String)]) -> Redactor {
+    Redactor::new(all(values, env))
+}
+
+/// What masks them in the names of hosts.
+pub fn veil(values: &[Value], env: &[(String, String)]) -> Veil {
+    Veil::new(all(values, env))
+}
+
+fn all<'a>(values: &'a [Value], env: &'a [(String, String)]) -> impl Iterator<Item = &'a [u8]> {
     let plain = env.iter().filter(|(name, _)| is_telltale(name)).map(|(_, value)| value.as_bytes());
-    Redactor::new(values.iter().map(|value| value.bytes.as_slice()).chain(plain))
+    values.iter().map(|value| value.bytes.as_slice()).chain(plain)
 }
 
 fn is_telltale(name: &str) -> bool {

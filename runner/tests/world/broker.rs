@@ -136,7 +136,12 @@ impl World {
 
     /// The pin of the fixture, which is the same for each service of it.
     pub async fn pin(&self) -> Pin {
-        let ready = self.deploy("for-its-pin", &self.wish(&[])).await;
+        self.pin_of(&self.wish(&[])).await
+    }
+
+    /// The pin of this one, which runs without secrets for it.
+    pub async fn pin_of(&self, wish: &Value) -> Pin {
+        let ready = self.deploy("for-its-pin", wish).await;
         assert_eq!(self.remove("for-its-pin").await, StatusCode::NO_CONTENT);
         serde_json::from_value(ready["pin"].clone()).expect("a pin")
     }

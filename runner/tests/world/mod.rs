@@ -55,7 +55,13 @@ impl World {
 
     /// An archive with this as its program; its name.
     pub async fn upload(&self, program: &[u8]) -> String {
-        let bytes = archive_of(program);
+        let other = br#"process.env.OTHER = "entry"; await import("./awkward.mjs");"#;
+        self.upload_files(&[("awkward.mjs", program), ("other.mjs", other)]).await
+    }
+
+    /// An archive of these; its name.
+    pub async fn upload_files(&self, files: &[(&str, &[u8])]) -> String {
+        let bytes = archive_of(files);
         let sha256 = hex::encode(Sha256::digest(&bytes));
         let (status, _) = self.send(Method::PUT, &format!("/v1/blobs/{sha256}"), bytes).await;
         assert_eq!(status, StatusCode::CREATED);
@@ -291,19 +297,19 @@ async fn connect(socket: &Path) -> SendRequest<Full<Bytes>> {
     }
 }
 
-fn fixture() -> Vec<u8> {
+/// The program of [`World::wish`].
+pub fn fixture() -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/awkward.mjs")).expect("there")
 }
 
-fn archive_of(program: &[u8]) -> Bytes {
+fn archive_of(files: &[(&str, &[u8])]) -> Bytes {
     let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut tar = tar::Builder::new(gzip);
     let mut header = tar::Header::new_gnu();
-    header.set_size(program.len() as u64);
     header.set_mode(0o644);
-    tar.append_data(&mut header.clone(), "awkward.mjs", program).expect("packs");
-    let other = br#"process.env.OTHER = "entry"; await import("./awkward.mjs");"#;
-    header.set_size(other.len() as u64);
-    tar.append_data(&mut header, "other.mjs", &other[..]).expect("packs");
+    for (name, bytes) in files {
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, *bytes).expect("packs");
+    }
     Bytes::from(tar.into_inner().expect("packs").finish().expect("packs"))
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use broker::store::{
     Act, ActKind, CallerInstance, Envelope, KEPT_CONSENTS, KEPT_LEDGER_MS, KEPT_VERSIONS, KnownRunner, Lines,
-    Store, StoreError, Tx, Wanted,
+    Member, Store, StoreError, Tx, Wanted,
 };
 use broker::{AtRest, AtRestError, AtRestKey};
 use catalog::Role;
@@ -29,6 +29,9 @@ on_both! {
     runners_and_boot_keys_are_remembered_and_passed_ones_forgotten;
     the_newest_consents_of_a_signer_are_kept_and_an_older_serial_is_refused;
     the_same_opening_twice_is_one_line;
+    a_runner_writes_into_meshes_that_trusted_it_and_of_entries_that_were_there;
+    every_act_is_read_as_it_was_written;
+    what_an_owner_stores_is_counted_in_bytes_of_both_forms;
     the_ledger_shows_whose_lines_are_asked_for;
     an_instance_of_a_caller_goes_with_its_service;
     what_a_runner_was_given_is_remembered_with_its_entries;
@@ -184,10 +187,7 @@ async fn a_thousand_wraps_are_exchanged_at_once_and_a_changed_entry_is_left(worl
     let wraps: Vec<WrapOf> = wraps.into_iter().map(anew).collect();
     let changed = VaultEntry { key: wraps[0].key.clone(), ..entry(1, "x", 2, EntryKind::Env) };
     tx.entries().put(&world.mesh, &changed, 2).await.expect("puts");
-    let mut done = 0;
-    for of in &wraps {
-        done += i64::from(tx.entries().rewrap(&world.mesh, &kid(1), of).await.expect("answers"));
-    }
+    let done = tx.entries().rewrap(&world.mesh, (&kid(1), &kid(2)), &wraps).await.expect("answers");
     tx.commit().await.expect("commits");
     let took = began.elapsed();
     println!("1,000 wraps exchanged in {took:?}");
@@ -199,6 +199,8 @@ async fn a_thousand_wraps_are_exchanged_at_once_and_a_changed_entry_is_left(worl
     assert_eq!(tx.entries().count_sealed_to(&world.mesh, &kid(2)).await.expect("counts"), 999);
     let left = tx.entries().newest(&world.mesh, &pubkey(1), &changed.key).await.expect("reads");
     assert_eq!(left, Some(changed), "the newer version has its own wrap");
+    let moved = tx.entries().newest(&world.mesh, &pubkey(1), &wraps[999].key).await.expect("reads");
+    assert_eq!(moved.expect("is there").wrap.as_ref(), Some(&wraps[999].wrap));
 }
 
 async fn a_vault_key_is_dropped_when_nothing_needs_it_and_takes_its_grants_along(world: World) {
@@ -322,9 +324,23 @@ async fn the_newest_consents_of_a_signer_are_kept_and_an_older_serial_is_refused
     assert_eq!(kept[0], consent(&key, KEPT_CONSENTS + 2).0);
     assert_eq!(tx.consents().of(&key).await.expect("reads"), kept);
     assert_eq!(tx.consents().by(&key, &pubkey(2)).await.expect("reads"), []);
+    for (signer, serial, is_there) in [(2, 5, false), (1, 5, true), (1, 5, false)] {
+        assert_eq!(tx.consents().forget(&key, &pubkey(signer), serial).await.expect("answers"), is_there);
+    }
+    assert_eq!(tx.consents().of(&key).await.expect("reads").len(), kept.len() - 1);
     tx.services().set_wanted(&key, Wanted::Gone, 2).await.expect("sets");
     tx.services().delete(&key).await.expect("deletes");
     assert_eq!(tx.consents().of(&key).await.expect("reads"), []);
+}
+
+/// A mesh that trusts runner 1, whose two members have an entry that runners may have opened.
+async fn trusting(tx: &mut Tx, mesh: &MeshId) {
+    tx.members().insert(&a_member(mesh, 2, Role::Member)).await.expect("a member");
+    for owner in [1, 2] {
+        tx.entries().put(mesh, &entry(owner, "token", 1, EntryKind::Env), 1).await.expect("puts");
+    }
+    tx.vault_keys().put(mesh, &vault_key(1), "copy").await.expect("puts");
+    tx.vault_keys().grant(mesh, &grant(1, 1, "a")).await.expect("grants");
 }
 
 fn opening(mesh: &MeshId, seq: i64, owner: u32, service: &str) -> Opening {
@@ -345,7 +361,7 @@ fn opening(mesh: &MeshId, seq: i64, owner: u32, service: &str) -> Opening {
 
 async fn the_same_opening_twice_is_one_line(world: World) {
     let mut tx = begin(&world.store).await;
-    tx.entries().put(&world.mesh, &entry(1, "token", 1, EntryKind::Env), 1).await.expect("puts");
+    trusting(&mut tx, &world.mesh).await;
     let lines =
         [opening(&world.mesh, 1, 1, "a"), opening(&world.mesh, 2, 1, "a"), opening(&mesh(9), 3, 1, "a")];
     let now = 1_000;
@@ -369,8 +385,95 @@ async fn the_same_opening_twice_is_one_line(world: World) {
     assert_eq!(tx.ledger().openings(all).await.expect("reads").len(), 2);
 }
 
+async fn a_runner_writes_into_meshes_that_trusted_it_and_of_entries_that_were_there(world: World) {
+    let mut tx = begin(&world.store).await;
+    trusting(&mut tx, &world.mesh).await;
+    let (other, mesh) = (mesh(2), &world.mesh);
+    tx.meshes().insert(&a_mesh(&other)).await.expect("another mesh");
+    tx.members()
+        .insert(&Member { id: member(9), ..a_member(&other, 1, Role::Owner) })
+        .await
+        .expect("its owner");
+    tx.entries().put(&other, &entry(1, "token", 1, EntryKind::Env), 1).await.expect("puts");
+    let good = opening(mesh, 1, 1, "a");
+    let lies = [
+        Opening { mesh: other.clone(), ..good.clone() },
+        Opening { runner: runner(2), ..good.clone() },
+        Opening { owner: pubkey(3), ..good.clone() },
+        Opening { key: name("never"), ..good.clone() },
+        Opening { version: 2, ..good.clone() },
+    ];
+    assert_eq!(tx.ledger().opened("l", &lies, 1).await.expect("answers"), 0);
+    let before = std::slice::from_ref(&good);
+    assert_eq!(tx.ledger().opened("l", before, 1).await.expect("answers"), 1, "no lie took its number");
+    // What it opened before it was revoked is told afterwards.
+    let late = [opening(mesh, 2, 2, "a")];
+    tx.vault_keys().revoke(mesh, &runner(1)).await.expect("revokes");
+    assert_eq!(
+        tx.ledger().opened("l", &late, 1).await.expect("answers"),
+        0,
+        "nobody said that it was trusted"
+    );
+    let act = Act {
+        mesh: Some(mesh.clone()),
+        at_ms: 1,
+        act: ActKind::Revoked,
+        who: "Olga".into(),
+        entry: None,
+        version: None,
+        runner: Some(runner(1)),
+    };
+    tx.ledger().did(&act).await.expect("writes");
+    assert_eq!(tx.ledger().opened("l", &late, 1).await.expect("answers"), 1);
+}
+
+async fn every_act_is_read_as_it_was_written(world: World) {
+    use ActKind::{AtRest, BootKey, KeyDropped, Removed, Revoked, Rewrapped, Rotated, Set, Trusted};
+    let mut tx = begin(&world.store).await;
+    let kinds = [Set, Removed, Trusted, Revoked, BootKey, Rotated, Rewrapped, KeyDropped, AtRest];
+    for (act, at_ms) in kinds.into_iter().zip(0..) {
+        let (mesh, who) = (Some(world.mesh.clone()), "Olga".to_owned());
+        let act = Act { mesh, at_ms, act, who, entry: None, version: Some(3), runner: None };
+        tx.ledger().did(&act).await.expect("writes");
+    }
+    let all = Lines { mesh: &world.mesh, owner: None, key: None, service: None, most: 10 };
+    let read: Vec<_> = tx.ledger().acts(all).await.expect("reads").iter().rev().map(|act| act.act).collect();
+    assert_eq!(read, kinds);
+}
+
+async fn what_an_owner_stores_is_counted_in_bytes_of_both_forms(world: World) {
+    let mut tx = begin(&world.store).await;
+    tx.members().insert(&a_member(&world.mesh, 2, Role::Member)).await.expect("a member");
+    let long = |owner, key: &str, version, n: usize| VaultEntry {
+        content: "x".repeat(n),
+        ..entry(owner, key, version, EntryKind::File)
+    };
+    for entry in [long(1, "a", 1, 5000), long(1, "a", 2, 3000), long(1, "b", 1, 200), long(2, "c", 1, 7)] {
+        tx.entries().put(&world.mesh, &entry, 1).await.expect("puts");
+    }
+    tx.entries().put(&world.mesh, &entry(1, "b", 2, EntryKind::Gone), 1).await.expect("puts");
+    let envelope = Envelope {
+        key: name("e"),
+        ciphertext: "y".repeat(40),
+        nonce: "bg==".into(),
+        sealed_key: "aw==".into(),
+        entry_type: "env".into(),
+        mount_path: None,
+        description: None,
+        updated_at: 1,
+    };
+    tx.entries().set_envelope(&world.mesh, &pubkey(1), &envelope).await.expect("sets");
+    for (owner, beside, bytes) in
+        [(1, "new", 3040), (1, "a", 40), (1, "e", 3000), (2, "new", 7), (3, "new", 0)]
+    {
+        let found = tx.entries().bytes_beside(&world.mesh, &pubkey(owner), &name(beside)).await;
+        assert_eq!(found.expect("counts"), bytes, "of {owner} beside {beside}");
+    }
+}
+
 async fn the_ledger_shows_whose_lines_are_asked_for(world: World) {
     let mut tx = begin(&world.store).await;
+    trusting(&mut tx, &world.mesh).await;
     let of_caller = ServiceName::parse("b").expect("a name").for_caller(&member(1));
     let lines = [
         opening(&world.mesh, 1, 1, "a"),
@@ -463,7 +566,7 @@ async fn a_mesh_that_goes_takes_its_vault_along(world: World) {
     let at_rest = AtRest::new(vec![AtRestKey::generate()]).expect("a root");
     at_rest.seal(&mut tx, &world.mesh, &["x"], b"x").await.expect("seals");
     tx.entries().put(&world.mesh, &entry(1, "a", 1, EntryKind::Env), 1).await.expect("puts");
-    tx.vault_keys().put(&world.mesh, &vault_key(1), "copy").await.expect("puts");
+    trusting(&mut tx, &world.mesh).await;
     tx.vault_keys().grant(&world.mesh, &grant(1, 7, "a")).await.expect("grants");
     tx.ledger().opened("l", &[opening(&world.mesh, 1, 1, "echo")], 1).await.expect("writes");
     tx.commit().await.expect("commits");

@@ -158,7 +158,8 @@ pub struct VaultLedgerResult {
 pub struct LedgerLine {
     /// Milliseconds since the epoch.
     pub at_ms: i64,
-    /// `opened`, `set`, `removed`, `trusted`, `revoked`, `boot_key`, `rotated`.
+    /// `opened`; of entries `set`, `removed`; of runners `trusted`, `revoked`, `boot_key`; of vault keys, with their number as
+    /// version, `rotated`, `rewrapped`, `key_dropped`; `at_rest`, a new key for what the broker itself encrypts.
     pub act: String,
     /// Display name of who did it; of an opening, whose entry it is.
     pub who: String,

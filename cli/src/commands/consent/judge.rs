@@ -8,6 +8,8 @@ use wire::EgressRule;
 use wire::spec::{ServiceSpec, Source};
 use wire::vault::{ConsentAsk, ConsentDoc, ConsentPin};
 
+use super::words;
+
 /// What a command asks of a service.
 #[derive(Debug)]
 pub enum Asked {
@@ -41,7 +43,7 @@ pub fn judge(asked: &Asked, ask: &ConsentAsk, previous: Option<&ConsentDoc>, now
         return of_service(spec, network.as_deref(), ask, previous);
     }
     let Some(previous) = previous else {
-        return Judgement::Unasked("you have signed nothing of this service before".to_owned());
+        return Judgement::Unasked(words::NONE_BEFORE.to_owned());
     };
     let mut expected = previous.spec.clone();
     let pin_may_change = matches!(asked, Asked::Update);
@@ -67,15 +69,31 @@ pub fn judge(asked: &Asked, ask: &ConsentAsk, previous: Option<&ConsentDoc>, now
     if !fields.is_empty() {
         return Judgement::Unasked(format!("more has changed since you signed it: {}", fields.join(", ")));
     }
-    let is_same_code = if pin_may_change {
-        (&ask.pin.kind, &ask.pin.name) == (&previous.pin.kind, &previous.pin.name)
-    } else {
-        ask.pin == previous.pin
-    };
-    match is_same_code {
+    match ask.pin == previous.pin || (pin_may_change && is_update(&previous.pin, &ask.pin)) {
         true => Judgement::AsAsked,
         false => Judgement::Unasked("it is other code than you signed".to_owned()),
     }
+}
+
+/// Whether this is a later version of the same thing. One that is older, or of which that can't be told, is looked at: old
+/// versions have known holes. Commits have no order; whose they are, the repository decides.
+fn is_update(before: &ConsentPin, after: &ConsentPin) -> bool {
+    let is_same = (&before.kind, &before.name) == (&after.kind, &after.name);
+    let is_later = match after.kind.as_str() {
+        "npm" | "pypi" if before.version == after.version => before.integrity == after.integrity,
+        "npm" | "pypi" => numbers(&before.version).zip(numbers(&after.version)).is_some_and(|(b, a)| b < a),
+        _ => true,
+    };
+    is_same && is_later
+}
+
+/// The numbers that a version begins with, without zeros at their end.
+fn numbers(version: &str) -> Option<Vec<u64>> {
+    let end = version.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(version.len());
+    let numbers = version[..end].trim_end_matches('.').split('.').map(|part| part.parse().ok());
+    let mut numbers = numbers.collect::<Option<Vec<u64>>>()?;
+    numbers.truncate(numbers.iter().rposition(|n| *n != 0).map_or(0, |last| last + 1));
+    Some(numbers)
 }
 
 fn of_service(
@@ -162,10 +180,15 @@ fn npm(package: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// With at least so many numbers; a pre-release is as exact as a release.
 fn exact(version: &str, parts: usize) -> Option<&str> {
-    let numbers =
-        version.split('.').filter(|part| part.bytes().all(|b| b.is_ascii_digit()) && !part.is_empty());
-    (version.split('.').count() >= parts && numbers.count() == version.split('.').count()).then_some(version)
+    let version = version.strip_prefix(['v', '=']).unwrap_or(version);
+    let (numbers, rest) = version.split_at(version.find(['-', '+']).unwrap_or(version.len()));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let is_rest = rest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'+'));
+    let is_exact = numbers.split('.').count() >= parts && numbers.split('.').all(is_number) && is_rest;
+    // npm leaves the build out of a version.
+    is_exact.then(|| version.split('+').next().unwrap_or(version))
 }
 
 /// `name[extra]==1.2`, `name@1.2`.
@@ -288,6 +311,12 @@ mod tests {
             Judgement::Unasked("more has changed since you signed it: args".into())
         );
         assert!(matches!(judge(&Asked::Update, &ask(spec(), "1.9.0"), None, 0), Judgement::Unasked(_)));
+        for other in ["0.9.9", "1.0.0-rc.1", "1", "latest", ""] {
+            assert!(matches!(judged(spec(), other), Judgement::Unasked(_)), "{other}");
+        }
+        let same_version = ConsentAsk { pin: ConsentPin { integrity: "sha512-y".into(), ..pin("1.0.0") }, ..ask(spec(), "") };
+        let judged = judge(&Asked::Update, &same_version, Some(&signed(spec())), 0);
+        assert!(matches!(judged, Judgement::Unasked(_)), "other bytes of the same version: {judged:?}");
         let judged = judge(&Asked::Same, &ask(spec(), "1.9.0"), Some(&signed(spec())), 0);
         assert!(matches!(judged, Judgement::Unasked(_)), "a start is no update: {judged:?}");
     }
@@ -342,6 +371,9 @@ mod tests {
             (npx("@a/b@1.2.3"), of("npm", "@a/b", "1.2.4"), false),
             (npx("@a/b@^1"), of("npm", "@a/b", "1.2.4"), true),
             (npx("b"), of("npm", "c", "1.2.4"), false),
+            (npx("b@1.2.3-rc.1"), of("npm", "b", "1.2.3-rc.2"), false),
+            (npx("b@v1.2.3-rc.1+x"), of("npm", "b", "1.2.3-rc.1"), true),
+            (npx("b@1.2.x"), of("npm", "b", "1.2.4"), true),
             (npx("b"), of("pypi", "b", "1.2.4"), false),
             (uvx("My_Pkg[x]==1.2.0"), of("pypi", "my-pkg", "1.2.0"), true),
             (uvx("pkg==1.2.0"), of("pypi", "pkg", "1.2.1"), false),

@@ -12,6 +12,9 @@ use crate::out::bold;
 use crate::plain::plain_line;
 use crate::units;
 
+/// Also when the broker does not show the last that was signed.
+pub const NONE_BEFORE: &str = "there is no last signature of yours for this service to compare it with";
+
 /// Everything, and the changes.
 pub fn all(ask: &ConsentAsk, previous: Option<&ConsentDoc>) -> String {
     let mut lines =
@@ -21,7 +24,7 @@ pub fn all(ask: &ConsentAsk, previous: Option<&ConsentDoc>) -> String {
         |spec: &ServiceSpec, pin: &ConsentPin| serde_json::json!({ "spec": spec, "pin": pin }).to_string();
     let (now, name) = (text(&ask.spec, &ask.pin), "consent".to_owned());
     lines.push(match previous.map(|doc| text(&doc.spec, &doc.pin)) {
-        None => "you have signed nothing of this service before".to_owned(),
+        None => NONE_BEFORE.to_owned(),
         Some(before) if before == now => "the same as you signed before".to_owned(),
         Some(before) => {
             let change =
@@ -35,7 +38,15 @@ pub fn all(ask: &ConsentAsk, previous: Option<&ConsentDoc>) -> String {
 fn rows(ask: &ConsentAsk) -> Vec<(&'static str, String)> {
     let ConsentAsk { spec, pin, versions, .. } = ask;
     let list = |items: Vec<String>, empty: &str| {
-        if items.is_empty() { empty.to_owned() } else { plain_line(&items.join(", ")) }
+        // Where one ends and the next begins must be seen.
+        let quoted = items.iter().map(|item| match item.contains([' ', ',', '"', '\'']) || item.is_empty() {
+            true => format!("{item:?}"),
+            false => item.clone(),
+        });
+        match items.as_slice() {
+            [] => empty.to_owned(),
+            _ => plain_line(&quoted.collect::<Vec<_>>().join(", ")),
+        }
     };
     let network = spec.network.iter().map(ToString::to_string).collect();
     let mut rows = vec![
@@ -58,6 +69,14 @@ fn rows(ask: &ConsentAsk) -> Vec<(&'static str, String)> {
             },
         ),
     ];
+    let started = spec.entry.iter().cloned().chain(spec.runtime.map(|by| format!("by {by:?}").to_lowercase()));
+    let started = started.collect::<Vec<_>>();
+    if !started.is_empty() {
+        rows.push(("starts", plain_line(&started.join(" "))));
+    }
+    if let Some(tier) = spec.isolation {
+        rows.push(("jail", format!("{} or stronger", tier.as_str())));
+    }
     if let Some(until) = spec.learn_until_ms {
         rows.push(("learning", format!("any public host until {}", units::moment(until, units::now_ms()))));
     }

@@ -41,6 +41,13 @@ fn of(vault: &MeshVault<'_>, keys: &[KeptKey], runners: &[RunnerInfo]) -> Vec<Fi
         ),
     }];
     let newest = keys.first().map(|kept| &kept.key.kid);
+    if let Some(owner) = vault.owner().filter(|_| vault.has_pinned_owner()) {
+        findings.push(missing(
+            "vault.owner",
+            format!("the broker's word was taken, once, that the mesh's owner is {owner}"),
+            "Join again with an invite of the owner's to check it.",
+        ));
+    }
     findings.extend(runners.iter().map(|runner| of_runner(runner, trust_word(runner, newest))));
     let unknown = runners.iter().filter(|runner| {
         vault.is_owner()

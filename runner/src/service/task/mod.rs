@@ -213,8 +213,11 @@ impl ServiceTask {
         let Removal { purge, waiting, is_certain } = self.removal.take().unwrap_or(fresh);
         let mut data = Ok(());
         if purge {
-            let path = self.shop.data_of(&self.key);
-            let removed = tokio::task::spawn_blocking(move || crate::prepare::remove_tree(&path)).await;
+            let (shop, key) = (self.shop.clone(), self.key.clone());
+            let removed = tokio::task::spawn_blocking(move || {
+                shop.data_of(&key)?.iter().try_for_each(|path| crate::prepare::remove_tree(path))
+            });
+            let removed = removed.await;
             data = removed.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         }
         let outcome = match data {
