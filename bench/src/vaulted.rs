@@ -17,6 +17,10 @@ use crate::stage::Stage;
 
 const REFERENCES: usize = 50;
 const STARTS: usize = 60;
+/// Services of each kind that sleep at the same time; a sleep takes ten seconds at least.
+const SLEEPERS: usize = 6;
+const WAKES: usize = 8;
+const HELLO: &str = r#"{"message":"hello mesh"}"#;
 const MASKED: usize = 5;
 const ENTRIES: usize = 1000;
 const ROTATIONS: usize = 5;
@@ -29,7 +33,8 @@ pub async fn run(binary: &Path) -> Result<()> {
     let connection = stage.connect().await?;
     let mut vault = stage.vault(&connection).await?;
     fill(&mut vault, 0..REFERENCES).await?;
-    starts(&stage, &connection).await?;
+    wakes(&stage, &connection).await?;
+    starts(&connection).await?;
     masking(&stage, &connection).await?;
     fill(&mut vault, REFERENCES..ENTRIES).await?;
     rotations(&stage, &connection).await?;
@@ -54,39 +59,93 @@ fn referring(n: usize) -> Vec<String> {
     (0..n).map(|n| format!("--env=VALUE_{n}=$vault:key{n}")).collect()
 }
 
-async fn starts(stage: &Stage, connection: &Connection) -> Result<()> {
-    let plain: Vec<String> = (0..REFERENCES).map(|n| format!("--env=VALUE_{n}={}", value(n))).collect();
-    let given = [("none", vec![]), ("plain", plain), ("sealed", referring(REFERENCES))];
-    for (name, env) in &given {
-        stage.deploy_echo_with(name, env).await?;
+/// Services of one kind, of which the first stays after the wakes.
+struct Kind {
+    label: &'static str,
+    name: &'static str,
+    env: Vec<String>,
+}
+
+impl Kind {
+    fn all() -> [Self; 3] {
+        let plain = (0..REFERENCES).map(|n| format!("--env=VALUE_{n}={}", value(n))).collect();
+        [
+            Self { label: "no variables", name: "none", env: Vec::new() },
+            Self { label: "50 plain values", name: "plain", env: plain },
+            Self { label: "50 vault references", name: "sealed", env: referring(REFERENCES) },
+        ]
+    }
+
+    fn nth(&self, n: usize) -> String {
+        format!("{}{n}", self.name)
+    }
+}
+
+/// A call wakes a service that sleeps: what the runner alone does.
+async fn wakes(stage: &Stage, connection: &Connection) -> Result<()> {
+    let kinds = Kind::all();
+    for kind in &kinds {
+        let flags = [&kind.env[..], &["--idle-stop=10s".to_owned()]].concat();
+        for n in 0..SLEEPERS {
+            stage.deploy_echo_with(&kind.nth(n), &flags).await?;
+        }
     }
     let mut times: [Samples; 3] = Default::default();
+    let args: RawJson = serde_json::from_str(HELLO)?;
+    for _ in 0..WAKES {
+        for n in 0..SLEEPERS {
+            for (kind, samples) in kinds.iter().zip(&mut times) {
+                let name = kind.nth(n);
+                while stage.status(connection, &name).await?.phase != "idle" {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                let since = Instant::now();
+                ensure_echoed(&call(connection, &name, "echo", &args).await?)?;
+                samples.push(since.elapsed());
+            }
+        }
+    }
+    for kind in &kinds {
+        for n in 1..SLEEPERS {
+            stage.run(&["rm", &kind.nth(n)]).await?;
+        }
+    }
+    report("Call that wakes a sleeping service, until it is answered", &kinds, &times);
+    Ok(())
+}
+
+/// From the broker's wish on: it looks up what the service is given, too.
+async fn starts(connection: &Connection) -> Result<()> {
+    let kinds = Kind::all();
+    let mut times: [Samples; 3] = Default::default();
     for round in 0..=STARTS {
-        for ((name, _), samples) in given.iter().zip(&mut times) {
-            end(connection, &McpStop { server_name: (*name).to_owned() }, "stopped").await?;
+        for (kind, samples) in kinds.iter().zip(&mut times) {
+            end(connection, &McpStop { server_name: kind.nth(0) }, "stopped").await?;
             let since = Instant::now();
-            end(connection, &McpStart { server_name: (*name).to_owned() }, "running").await?;
+            end(connection, &McpStart { server_name: kind.nth(0) }, "running").await?;
             // The first round warms all and is not counted.
             if round > 0 {
                 samples.push(since.elapsed());
             }
         }
     }
-    let head = ["", "p10", "p50", "added, p10", "added, p50", "goal", "met"];
-    let mut table = Table::new("Start of a service, from the request until it runs", &head);
+    report("`start` of a stopped service, until it runs", &kinds, &times);
+    Ok(())
+}
+
+fn report(title: &str, kinds: &[Kind; 3], times: &[Samples; 3]) {
+    let mut table = Table::new(title, &["", "p10", "p50", "added, p10", "added, p50", "goal", "met"]);
     let goal = Duration::from_millis(5);
-    let labels = ["no variables", "50 plain values", "50 vault references"];
-    for (n, (label, samples)) in labels.into_iter().zip(&times).enumerate() {
+    for (n, (kind, samples)) in kinds.iter().zip(times).enumerate() {
         let added = |share| samples.percentile(share).saturating_sub(times[0].percentile(share));
         let (goal, met) = match n {
             2 => (format!("added ≤ {}", time(goal)), verdict(added(0.5) <= goal)),
             _ => Default::default(),
         };
         let (low, middle) = (time(samples.percentile(0.1)), time(samples.p50()));
-        table.row([label.to_owned(), low, middle, time(added(0.1)), time(added(0.5)), goal, met]);
+        table.row([kind.label.to_owned(), low, middle, time(added(0.1)), time(added(0.5)), goal, met]);
     }
     table.print();
-    Ok(())
 }
 
 /// Follows a wish to its end, which must be this one.
@@ -114,7 +173,7 @@ async fn masking(stage: &Stage, connection: &Connection) -> Result<()> {
     let mut table = Table::new(&format!("Tool call, masking of {MASKED} secrets in its result"), &head);
     let fill = format!(r#"{{"bytes":{LARGE}}}"#);
     for (label, tool, args, rounds, per_round) in
-        [("26 bytes", "echo", r#"{"message":"hello mesh"}"#, 20, 250), ("1 MiB", "fill", &fill, 40, 5)]
+        [("26 bytes", "echo", HELLO, 20, 250), ("1 MiB", "fill", &fill, 40, 5)]
     {
         let args: RawJson = serde_json::from_str(args)?;
         let (mut open, mut masked) = (Samples::default(), Samples::default());
@@ -179,11 +238,11 @@ async fn calling<T>(
     samples: &mut Samples,
     other: impl Future<Output = T>,
 ) -> Result<T> {
-    let args: RawJson = serde_json::from_str(r#"{"message":"hello mesh"}"#)?;
+    let args: RawJson = serde_json::from_str(HELLO)?;
     tokio::pin!(other);
     loop {
         let since = Instant::now();
-        let answered = call(connection, "sealed", "echo", &args);
+        let answered = call(connection, "sealed0", "echo", &args);
         tokio::pin!(answered);
         tokio::select! {
             answer = &mut answered => ensure_echoed(&answer?).map(|()| samples.push(since.elapsed()))?,

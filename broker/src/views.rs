@@ -3,8 +3,8 @@
 //! Here: the snapshot ([`MeshView`]) and its one place of invalidation ([`Views::changed`]), which `crate::commit` calls for
 //! every write to members or services. Not here: what the runner says (`observed`), who may see what
 //! (`catalog::access`).
-//! This is the only state of a broker that a second broker on the same database would not see change; several brokers
-//! will need `changed` on a bus.
+//! This, and what hangs on its epochs, is the only state of a broker that a second broker on the same database would not see
+//! change; several brokers will need `changed` on a bus.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -277,6 +277,12 @@ impl Views {
         let slot = slots.entry(mesh.clone()).or_default();
         slot.epoch += 1;
         slot.view = None;
+    }
+
+    /// How often each mesh changed. What was read after this was asked is as good as the snapshots are, until it changes again.
+    pub(crate) fn epochs(&self) -> HashMap<MeshId, u64> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().map(|(mesh, slot)| (mesh.clone(), slot.epoch)).collect()
     }
 
     fn kept(&self, mesh: &MeshId) -> (u64, Option<Arc<MeshView>>) {

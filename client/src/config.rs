@@ -322,7 +322,8 @@ mod tests {
             for n in 0..8 {
                 let (folder, mesh) = (&home.0, &mesh);
                 scope.spawn(move || {
-                    Config::learn(folder, mesh, |trust| drop(trust.signed.insert(service(n), n))).unwrap()
+                    let note = |trust: &mut VaultTrust| trust.signed.extend([(service(n), n)]);
+                    Config::learn(folder, mesh, note).unwrap()
                 });
                 scope.spawn(move || Config::change(folder, |c| c.display_name = Some("Ana".into())).unwrap());
             }

@@ -13,15 +13,16 @@ use std::path::PathBuf;
 
 use vault::entry::{self, NewEntry};
 use vault::keys::{self, BoxKey};
-use wire::{ErrorCode, PublicKey};
 use wire::peer::vault::{
     KeptKey, RunnerInfo, RunnerList, RunnerListResult, RunnerRevoke, RunnerTrust, VaultAck, VaultDelete,
     VaultHistory, VaultHistoryResult, VaultKeyPut, VaultKeys, VaultKeysResult, VaultLedger,
     VaultLedgerResult, VaultList, VaultListResult, VaultPut, VaultPutResult,
 };
 use wire::vault::{
-    BoxPublic, EntryKind, Grant, KeyId, MAX_ENV_VALUE, MAX_FILE_VALUE, RunnerId, VaultEntry, VaultKey, VaultName,
+    BoxPublic, EntryKind, Grant, KeyId, MAX_ENV_VALUE, MAX_FILE_VALUE, RunnerId, VaultEntry, VaultKey,
+    VaultName,
 };
+use wire::{ErrorCode, PublicKey};
 
 pub use consent::{previous, sign};
 pub use rotation::Step;
@@ -309,7 +310,8 @@ impl<'c> MeshVault<'c> {
             let stored = match keys.as_slice() {
                 [] => self.next_key(0, std::slice::from_ref(runner)).await.map(drop),
                 _ => {
-                    let stored = self.connection.request::<_, RunnerListResult>(&RunnerTrust { grants }).await;
+                    let stored =
+                        self.connection.request::<_, RunnerListResult>(&RunnerTrust { grants }).await;
                     stored.map(drop)
                 }
             };

@@ -118,6 +118,8 @@ static N_JAILS: AtomicU32 = AtomicU32::new(45_000);
 /// A program in a strict jail that has one secret, for `a.test`.
 struct Jailed {
     cell: Cell,
+    /// Without it the next runner of this machine takes the place of our control groups for a dead one's, and ends it.
+    _cells: Cells,
     out: std::io::PipeReader,
     /// The program ends when it is closed.
     input: Option<std::io::PipeWriter>,
@@ -183,7 +185,7 @@ async fn jailed(host: &Host, argv: &[&str]) -> Option<Jailed> {
         stdio: jail::Stdio { stdin: their_in.into(), stdout: their_out.into(), stderr: stderr.into() },
     };
     let cell = cells.open(order).await.map_err(|reason| reason.message).expect("a cell");
-    Some(Jailed { cell, out, input: Some(input), ledger, placeholder, _dir: dir })
+    Some(Jailed { cell, _cells: cells, out, input: Some(input), ledger, placeholder, _dir: dir })
 }
 
 impl Jailed {

@@ -175,8 +175,13 @@ async fn a_result_without_a_secret_keeps_its_bytes() {
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
-/// An instance whose secret is a file, or the reason why there is none.
-async fn with_file(dir: &Path, least: Tier, log: &Arc<LogRing>) -> Result<instance::Instance, String> {
+/// An instance whose secret is a file, or the reason why there is none. With its runner's cells: without them its control
+/// group would be a dead runner's, which the next runner of this machine ends.
+async fn with_file(
+    dir: &Path,
+    least: Tier,
+    log: &Arc<LogRing>,
+) -> Result<(instance::Instance, Arc<Cells>), String> {
     let exe = env!("CARGO_BIN_EXE_runner-dev").into();
     let mut config = RunnerConfig::new(dir.join("data"), Listen::Unix(dir.join("s")), exe);
     config.strongest = least;
@@ -207,7 +212,7 @@ async fn with_file(dir: &Path, least: Tier, log: &Arc<LogRing>) -> Result<instan
         stdio,
     };
     let launch = Launch {
-        cells,
+        cells: cells.clone(),
         order,
         pipes,
         generation: Generation(1),
@@ -222,15 +227,15 @@ async fn with_file(dir: &Path, least: Tier, log: &Arc<LogRing>) -> Result<instan
     let lists = serde_json::to_string(&lists).expect("json");
     assert!(lists.contains("prints [secret]"), "{lists}");
     assert_masked("lists", &lists);
-    Ok(instance)
+    Ok((instance, cells))
 }
 
 #[tokio::test]
 async fn a_secret_that_is_a_file_is_there_for_the_server_and_masked_in_what_it_says() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = Arc::new(LogRing::default());
-    let instance = match with_file(dir.path(), Tier::Strict, &log).await {
-        Ok(instance) => instance,
+    let (instance, _cells) = match with_file(dir.path(), Tier::Strict, &log).await {
+        Ok(started) => started,
         Err(why) => {
             assert!(std::env::var_os("CI").is_none() && why.contains("jail"), "{why}");
             return eprintln!("skipped: {why}");

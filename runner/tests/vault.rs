@@ -393,3 +393,111 @@ async fn the_runners_memory_is_not_for_others() {
     let environ = std::fs::metadata(format!("/proc/{}/environ", world.runner_pid())).expect("there");
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&environ), 0);
 }
+
+/// How often this is in the writable memory of a process, and the rest of what was found with it.
+fn in_memory(pid: i32, needle: &[u8]) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("readable");
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("readable");
+    let mut found = vec![];
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (from, to) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let at = |text| u64::from_str_radix(text, 16).expect("hex");
+        let mut bytes = vec![0; usize::try_from(at(to) - at(from)).expect("fits").min(1 << 30)];
+        // What can't be read is nobody's memory (guard pages, say).
+        let read = std::os::unix::fs::FileExt::read_at(&memory, &mut bytes, at(from)).unwrap_or(0);
+        for place in memchr::memmem::find_iter(&bytes[..read], needle) {
+            let around = &bytes[place.saturating_sub(40)..(place + needle.len() + 40).min(read)];
+            found.push(format!("{line}: {}", around.escape_ascii()));
+        }
+    }
+    found
+}
+
+fn children_of(pid: i32) -> Vec<i32> {
+    let of_thread = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children"));
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("there").flatten();
+    let text: String = tasks.filter_map(|task| of_thread(task).ok()).collect();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn the_runners_memory_holds_a_value_once_to_mask_it_and_not_at_all_when_nothing_runs_with_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root reads this memory");
+    }
+    let (world, owner, key) = (World::start(&[]).await, Person::new(1), BoxKey::generate());
+    let (status, _) = world.send(Method::PUT, "/v1/vault/boot-key", boot_key("b1", "3c")).await;
+    assert_eq!(status, StatusCode::OK);
+    world.trust(&owner, &key).await;
+    let (value, file) = ("cnry-1-a-value-of-a-variable-d1f8", "cnry-2-what-is-in-a-file-99aa");
+    let mut wish = world.wish(&[]);
+    refer(&mut wish, "TOKEN", Some(&owner), "token", None);
+    refer(&mut wish, "CREDS", Some(&owner), "creds", Some("/secrets/creds"));
+    let entries = [
+        owner.text(&key, "token", 1, value),
+        owner.entry(&key, "creds", 1, EntryKind::File, file.as_bytes()),
+    ];
+    wish["vault"] = material(&entries, &[owner.agree("app", &wish, &world.pin().await)]);
+    let ready = world.outcome("app", &wish).await;
+    let server = i32::try_from(ready["pid"].as_i64().expect("a pid")).expect("a pid");
+    assert!(!in_memory(server, value.as_bytes()).is_empty(), "or this looks at nothing");
+    let runner = world.runner_pid();
+    let mut helpers = children_of(runner);
+    helpers.extend(helpers.clone().into_iter().flat_map(children_of).filter(|pid| *pid != server));
+    assert!(!helpers.is_empty());
+    for secret in [value, file] {
+        for &helper in &helpers {
+            assert_eq!(in_memory(helper, secret.as_bytes()), [""; 0], "in the helper");
+        }
+        let found = in_memory(runner, secret.as_bytes());
+        assert_eq!(found.len(), 1, "{found:#?}");
+    }
+    assert_eq!(world.remove("app").await, StatusCode::NO_CONTENT);
+    // Of the boot key its text stays where the HTTP library read it, until that reads the next request there.
+    for secret in [value.as_bytes(), file.as_bytes(), &[0x3c; 32]] {
+        let found = in_memory(runner, secret);
+        assert!(found.is_empty(), "{}: {found:#?}", secret.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_new_value_takes_its_place_without_a_call_that_fails() {
+    let host = Trusted::start().await;
+    let mut pin = None;
+    let mut wish = async |version: i64| {
+        let mut wish = host.world.wish(&[]);
+        refer(&mut wish, "TOKEN", Some(&host.owner), "token", None);
+        if pin.is_none() {
+            pin = Some(host.world.pin().await);
+        }
+        let consent = host.owner.agree("app", &wish, pin.as_ref().expect("made"));
+        wish["vault"] = material(&[host.token(version)], &[consent]);
+        wish
+    };
+    assert_eq!(host.world.outcome("app", &wish(1).await).await["phase"], "ready");
+    let is_over = std::cell::Cell::new(false);
+    let calls = async {
+        let (mut n, mut last) = (0, 0);
+        while !is_over.get() {
+            let line = host.world.call("app", "env", json!({"name": "TOKEN"})).await;
+            let text = line["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{line}"));
+            let version: i64 = text.rsplit('-').next().and_then(|n| n.parse().ok()).expect("a version");
+            assert!(version >= last, "{version} after {last}");
+            (n, last) = (n + 1, version);
+        }
+        (n, last)
+    };
+    let slow = host.world.call("app", "sleep", json!({"ms": 1500}));
+    let updates = async {
+        for version in 2..=4 {
+            assert_eq!(host.world.outcome("app", &wish(version).await).await["phase"], "ready");
+        }
+        // One more call finds the last.
+        host.world.text("app", "echo", json!({"text": "x"})).await;
+        is_over.set(true);
+    };
+    let ((n, last), slow, ()) = tokio::join!(calls, slow, updates);
+    assert!(n > 3 && last >= 3, "{n} calls, the last by {last}");
+    assert_eq!(slow["result"]["content"][0]["text"], "woke", "{slow}");
+    assert_eq!(host.world.text("app", "env", json!({"name": "TOKEN"})).await, format!("{CANARY}-4"));
+}

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "test support: a step that fails is a test that fails")]
 
+pub mod dice;
 pub mod docker;
 pub mod fixture;
 pub mod git;
@@ -17,6 +18,7 @@ pub mod tap;
 pub mod web;
 pub mod world;
 
+pub use dice::Dice;
 pub use peer::Peer;
 pub use person::{Person, Refusal};
 pub use world::{Setup, World, eventually};

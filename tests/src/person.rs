@@ -55,6 +55,17 @@ impl Person {
         out
     }
 
+    /// Runs a command that must fail, with this on its stdin, and gives what it said.
+    pub async fn fed_refused(&self, args: &[&str], input: &str) -> String {
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        // One that refuses at once reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("the command ends").unwrap();
+        let (out, err) = texts(&output);
+        assert!(!output.status.success(), "{args:?} worked: {out}");
+        format!("{out}{err}")
+    }
+
     /// Runs a command that must work, and gives its stdout.
     pub async fn ok<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();

@@ -87,12 +87,15 @@ impl World {
     }
 
     pub async fn scene_with(setup: Setup, act: impl AsyncFnOnce(&World)) {
-        let world = Self::prepare(setup);
-        let story = async {
+        Self::play(Self::prepare(setup), async |world| {
             world.up().await;
-            act(&world).await;
-        };
-        let outcome = std::panic::AssertUnwindSafe(story).catch_unwind().await;
+            act(world).await;
+        })
+        .await;
+    }
+
+    async fn play(world: Self, act: impl AsyncFnOnce(&World)) {
+        let outcome = std::panic::AssertUnwindSafe(act(&world)).catch_unwind().await;
         if outcome.is_ok() {
             world.down().await;
         }
@@ -143,12 +146,32 @@ impl World {
         path
     }
 
+    /// As [`Self::scene_with`], and nothing runs yet.
+    pub async fn scene_unstarted(setup: Setup, act: impl AsyncFnOnce(&World)) {
+        Self::play(Self::prepare(setup), act).await;
+    }
+
     /// Starts `claudemesh up` and waits until a hello is answered.
     pub async fn up(&self) {
         self.up_with(&[]).await;
     }
 
     pub async fn up_with(&self, extra_env: &[(&str, &str)]) {
+        let mut child = self.spawn_up(extra_env).await;
+        let peer = eventually("the broker answers a hello", async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("`claudemesh up` ended: {status}");
+            }
+            self.try_peer().await
+        });
+        drop(peer.await);
+        let url = self.owner.broker_url();
+        let addr = url.trim_start_matches("ws://").trim_end_matches("/ws");
+        *self.addr.lock().await = Some(addr.to_owned());
+        *self.up.lock().await = Some(child);
+    }
+
+    async fn spawn_up(&self, extra_env: &[(&str, &str)]) -> Child {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.path().join("up.log")).unwrap();
         let listen = self.addr.lock().await.clone().unwrap_or_else(|| "127.0.0.1:0".into());
@@ -161,18 +184,19 @@ impl World {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let mut child = command.spawn().unwrap();
-        let peer = eventually("the broker answers a hello", async || {
-            if let Ok(Some(status)) = child.try_wait() {
-                panic!("`claudemesh up` ended: {status}");
-            }
-            self.try_peer().await
-        });
-        drop(peer.await);
-        let url = self.owner.broker_url();
-        let addr = url.trim_start_matches("ws://").trim_end_matches("/ws");
-        *self.addr.lock().await = Some(addr.to_owned());
-        *self.up.lock().await = Some(child);
+        command.spawn().unwrap()
+    }
+
+    /// Starts `claudemesh up` and kills it after this time, wherever it is then.
+    pub async fn up_killed_after(&self, delay: Duration) {
+        let mut child = self.spawn_up(&[]).await;
+        sleep(delay).await;
+        child.kill().await.unwrap();
+    }
+
+    /// From the next start on, at the address of another world that is down.
+    pub async fn take_address_of(&self, other: &World) {
+        (*self.addr.lock().await).clone_from(&*other.addr.lock().await);
     }
 
     /// `None` while the broker is not there.
@@ -203,7 +227,7 @@ impl World {
 
     /// Process ids of the runner (one, unless something is wrong).
     pub fn runners(&self) -> Vec<i32> {
-        let is_runner = |found: &processes::Found| found.command.contains("claudemesh runner ");
+        let is_runner = |found: &processes::Found| found.command.contains("claudemesh runner --");
         processes::of(self.path()).into_iter().filter(is_runner).map(|found| found.pid).collect()
     }
 

@@ -11,23 +11,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Peer, World, eventually, fixture, processes};
+use tests::{Dice, Peer, World, eventually, fixture, processes};
 
 const ROUNDS: u32 = 50;
 const SERVICES: [&str; 3] = ["alpha", "beta", "gamma"];
-
-/// SplitMix64: small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Victim {
@@ -193,9 +180,7 @@ async fn answers(peer: &Peer, name: &str) -> Option<serde_json::Value> {
 
 #[tokio::test]
 async fn fifty_kills_at_random_moments_lose_double_and_leave_nothing() {
-    let seed = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| tests::peer::now_ms().unsigned_abs());
-    eprintln!("CHAOS_SEED={seed}");
+    let dice = Dice::seeded("CHAOS_SEED");
     World::scene(async |world| {
         let folder = fixture::python_folder(&world.folder("python"));
         for name in SERVICES {
@@ -205,7 +190,7 @@ async fn fifty_kills_at_random_moments_lose_double_and_leave_nothing() {
                 .await;
         }
         let mut story =
-            Story { world, dice: Dice(seed), pick: 0, proven: [1; SERVICES.len()], into_install: 0 };
+            Story { world, dice, pick: 0, proven: [1; SERVICES.len()], into_install: 0 };
         for n in 1..=ROUNDS {
             story.round(n).await;
         }

@@ -76,7 +76,9 @@ async fn a_service_reaches_what_it_was_allowed_and_nothing_else() {
 async fn was_seen(world: &World, host: &str) {
     let url = format!("sqlite:{}", world.data().join("broker.db").display());
     let mut records = sqlx::SqliteConnection::connect(&url).await.unwrap();
-    let row = "INSERT INTO egress_decision SELECT mesh_id, name, 'a boot', $1, 443, 'learned', 2, $2, 10, 20 FROM service";
+    let row = "INSERT INTO egress_decision \
+        (mesh_id, name, boot, host, port, verdict, count, last_ms, sent_bytes, received_bytes) \
+        SELECT mesh_id, name, 'a boot', $1, 443, 'learned', 2, $2, 10, 20 FROM service";
     sqlx::query(row).bind(host).bind(now_ms()).execute(&mut records).await.unwrap();
     records.close().await.unwrap();
 }

@@ -8,11 +8,12 @@ use catalog::access;
 use wire::vault::RunAs;
 use wire::{Policy, ServiceKey};
 
+use super::known::Known;
 use super::plan::{Turn, Wish};
-use crate::callers::Standing;
+use crate::app::Broker;
 use crate::clock;
 use crate::deploy::{self, Mark};
-use crate::store::{CallerInstance, Service, Store, StoreError, StoredGeneration, Tx, Wanted};
+use crate::store::{CallerInstance, Service, StoreError, StoredGeneration, Tx, Wanted};
 
 #[derive(Debug, Clone)]
 pub(super) struct Desired {
@@ -49,54 +50,48 @@ impl Desired {
 pub(super) type Wishes = BTreeMap<ServiceKey, Desired>;
 
 /// Reads everything. What is known of a proven target is taken over from `before`: it does not change any more.
-pub(super) async fn load(store: &Store, before: &Wishes) -> Result<Wishes, StoreError> {
-    let mut tx = store.read().await?;
+pub(super) async fn load(broker: &Broker, before: &Wishes, known: &mut Known) -> Result<Wishes, StoreError> {
+    known.keep_what_holds(broker.views.epochs());
+    let mut tx = broker.store.read().await?;
     let mut wishes = Wishes::new();
     let policies = tx.policies().all().await?;
     for row in tx.services().list_all().await? {
         let policy = policies.get(&row.key.mesh).copied().unwrap_or_default();
-        let known = before.get(&row.key).filter(|old| old.proven && is_same(&old.row, &row));
-        let desired = if let Some(known) = known {
-            let vaulted = known.vaulted.clone();
-            let material = material(&mut tx, vaulted.as_deref()).await?;
+        let old = before.get(&row.key).filter(|old| old.proven && is_same(&old.row, &row));
+        let desired = if let Some(old) = old {
+            let vaulted = old.vaulted.clone();
+            let material = known.mark(&mut tx, vaulted.as_deref()).await?;
             Desired { row, proven: true, material, vaulted, fallback: None, policy, has_callers: false }
         } else {
-            read(&mut tx, row, policy).await?
+            read(&mut tx, known, row, policy).await?
         };
         wishes.insert(desired.row.key.clone(), desired);
     }
-    of_callers(&mut tx, &mut wishes).await?;
+    of_callers(&mut tx, known, &mut wishes).await?;
     Ok(wishes)
 }
 
-async fn read(tx: &mut Tx, row: Service, policy: Policy) -> Result<Desired, StoreError> {
+async fn read(tx: &mut Tx, known: &mut Known, row: Service, policy: Policy) -> Result<Desired, StoreError> {
     let stored = tx.generations().find(&row.key, row.target).await?;
     let proven = stored.as_ref().is_some_and(|generation| generation.proven);
     let vaulted = stored.filter(|generation| deploy::needs_material(&generation.spec)).map(Arc::new);
-    let material = material(tx, vaulted.as_deref()).await?;
+    let material = known.mark(tx, vaulted.as_deref()).await?;
     let mut fallback = None;
     if !proven && let Some(previous) = tx.generations().previous_proven(&row.key, row.target).await? {
-        let material = deploy::mark(tx, &previous, None).await?;
+        let material = known.mark(tx, Some(&previous)).await?;
         fallback = Some(Turn { generation: previous.generation, material });
     }
     Ok(Desired { row, proven, material, vaulted, fallback, policy, has_callers: false })
 }
 
-async fn material(tx: &mut Tx, vaulted: Option<&StoredGeneration>) -> Result<Option<Mark>, StoreError> {
-    match vaulted {
-        Some(stored) => deploy::mark(tx, stored, None).await,
-        None => Ok(None),
-    }
-}
-
 /// The instances of callers, beside the services that they belong to.
-async fn of_callers(tx: &mut Tx, wishes: &mut Wishes) -> Result<(), StoreError> {
+async fn of_callers(tx: &mut Tx, known: &mut Known, wishes: &mut Wishes) -> Result<(), StoreError> {
     let now = clock::now_ms();
     for instance in tx.callers().all().await? {
         let Some(service) = wishes.get_mut(&instance.service) else { continue };
         service.has_callers = true;
         let service = service.clone();
-        let (wanted, turn) = of_caller(tx, &service, &instance, now).await?;
+        let (wanted, turn) = of_caller((tx, known), &service, &instance, now).await?;
         let target = turn.map_or(service.row.target, |turn| turn.generation);
         let row = Service { key: instance.key(), wanted, target, failed: None, ..service.row };
         let material = turn.and_then(|turn| turn.material);
@@ -111,12 +106,12 @@ async fn of_callers(tx: &mut Tx, wishes: &mut Wishes) -> Result<(), StoreError> 
 
 /// Runs only what its caller may have now; whatever they lack, or have changed since, it rests until they call again.
 async fn of_caller(
-    tx: &mut Tx,
+    (tx, known): (&mut Tx, &mut Known),
     service: &Desired,
     instance: &CallerInstance,
     now: i64,
 ) -> Result<(Wanted, Option<Turn>), StoreError> {
-    let member = tx.members().by_id(&instance.service.mesh, &instance.member).await?;
+    let member = known.member(tx, &instance.service.mesh, &instance.member).await?;
     let Some(member) = member.filter(|member| !member.is_revoked()) else { return Ok((Wanted::Gone, None)) };
     let resting = Ok((Wanted::Stopped, None));
     match service.row.wanted {
@@ -129,12 +124,12 @@ async fn of_caller(
     let Some(stored) = serves(tx, service).await?.filter(|stored| stored.spec.run_as == RunAs::Caller) else {
         return resting;
     };
-    let standing = Standing::of(tx, &stored, &member.pubkey).await?;
-    if !standing.is_complete() || instance.held.as_ref().is_some_and(|held| *held != standing.held) {
+    let found = known.of_caller(tx, &stored, &member).await?;
+    let (Some(due), held) = (&found.held, &instance.held) else { return resting };
+    if held.as_ref().is_some_and(|held| held != due) {
         return resting;
     }
-    let material = deploy::mark(tx, &stored, Some(&member.pubkey)).await?;
-    Ok((Wanted::Running, Some(Turn { generation: stored.generation, material })))
+    Ok((Wanted::Running, Some(Turn { generation: stored.generation, material: found.mark })))
 }
 
 /// What serves: the target, or as long as it was never ready, what worked before.

@@ -19,6 +19,7 @@ mod announce;
 mod desired;
 mod finish;
 mod judge;
+mod known;
 mod link;
 mod plan;
 mod rounds;
@@ -39,6 +40,7 @@ use wire::runner::{Health, Progress};
 
 use self::desired::Wishes;
 use self::finish::{Done, Retry};
+use self::known::Known;
 use self::link::LinkNews;
 use self::plan::{Told, plan};
 use self::rounds::Rounds;
@@ -121,6 +123,8 @@ pub async fn run(broker: Arc<Broker>, inbox: Inbox, shutdown: CancellationToken)
 struct Reconciler {
     broker: Arc<Broker>,
     wishes: Wishes,
+    /// Of the vault, for the wishes.
+    known: Known,
     /// Without it, no wishes would look like a wish for nothing.
     is_read: bool,
     /// The store failed when it was read last; read it again then.
@@ -154,6 +158,7 @@ impl Reconciler {
         Self {
             broker,
             wishes: Wishes::new(),
+            known: Known::default(),
             is_read: false,
             read_again: None,
             is_synced: false,
@@ -224,7 +229,7 @@ impl Reconciler {
     }
 
     async fn refresh(&mut self) {
-        match desired::load(&self.broker.store, &self.wishes).await {
+        match desired::load(&self.broker, &self.wishes, &mut self.known).await {
             Ok(wishes) => {
                 self.wishes = wishes;
                 self.is_read = true;
@@ -302,6 +307,7 @@ impl Reconciler {
             tracing::info!("runner connected with {} services", self.named.len());
             self.is_synced = true;
             self.retries.clear();
+            self.known = Known::default();
             self.broker.observed.synced(&self.named, health);
             self.refresh().await;
         }

@@ -74,7 +74,7 @@ const SEALED_TO: &str = select!(
 );
 const COUNT_SEALED_TO: &str =
     "SELECT COUNT(*) AS n FROM vault_entry WHERE mesh_id = $1 AND kid = $2 AND wrap IS NOT NULL";
-// Both databases call the columns of VALUES so. A statement for each of a thousand wraps took PostgreSQL half a second.
+// Both databases call the columns of VALUES so. To PostgreSQL each statement is a round trip.
 const REWRAP: &str = "UPDATE vault_entry SET kid = $3, wrap = v.column4 FROM (VALUES \
     ($4, $5, $6, $7), ($8, $9, $10, $11), ($12, $13, $14, $15), ($16, $17, $18, $19), ($20, $21, $22, $23), \
     ($24, $25, $26, $27), ($28, $29, $30, $31), ($32, $33, $34, $35), ($36, $37, $38, $39), ($40, $41, $42, $43), \

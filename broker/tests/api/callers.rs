@@ -360,7 +360,7 @@ async fn callers_are_asked_again_when_a_value_beside_their_secret_changes() {
     let mut mesh = Mesh::start().await;
     mesh.put(&mut Person::owner(&mesh).await, 1, "olga").await;
     let with_url = |url: &str| {
-        let mut frame = notion("ok", "caller");
+        let mut frame = notion("fixed", "caller");
         frame["config"]["env"]["URL"] = json!(url);
         frame
     };
@@ -387,7 +387,7 @@ async fn callers_are_asked_again_when_a_value_beside_their_secret_changes() {
     bo.works().await;
     assert_eq!(mesh.world.runner.seen().opened.len(), opened_before + 1);
     // An admin's deploy needs the signature of whose instance lists the tools, too.
-    let mut ada = mesh.world.member(4, "Ada", "admin").await;
+    let mut ada = mesh.world.member(5, "Ada", "admin").await;
     let theirs = deploy(&mut ada, "https://worse.example").await;
     assert_eq!(theirs["reason"]["code"], "awaiting_consent", "{theirs}");
     assert!(bo.call().await.to_string().contains("awaiting_consent"));

@@ -5,8 +5,8 @@ use crate::world::runner::Seen;
 use crate::world::vault::Member;
 use crate::world::{OWNER, PATIENCE, World};
 use serde_json::{Value, json};
-use vault::{BoxKey, Signer as _, keys};
-use wire::vault::{Consent, ConsentAsk, Grant, VaultKey};
+use vault::{BoxKey, Signer as _, entry, keys};
+use wire::vault::{Consent, ConsentAsk, EntryKind, Grant, VaultKey};
 
 /// The owner's member, their peer, the mesh's vault key.
 struct Vaulted {
@@ -427,17 +427,15 @@ async fn a_first_deploy_that_waits_is_stopped_started_and_signed_later() {
 async fn a_service_with_more_secrets_than_a_runner_takes_at_once_fails_and_says_so() {
     let world = World::start().await;
     let mut all = vaulted(&world, true).await;
-    let value = "x".repeat(64 << 10);
+    let (mesh, value) = (&world.mesh.mesh, vec![b'x'; 480 << 10]);
     let mut env = serde_json::Map::new();
-    // Sealed as `env`, whose limit the client keeps; what counts here is how large it is.
-    let large = "x".repeat(480 << 10);
     for n in 0..20 {
-        let name = format!("k{n}");
-        let to = &all.key;
-        let entry = all.owner.sealed(&world.mesh.mesh, &name, 1, to, if n == 0 { &value } else { &large });
+        let key = wire::vault::VaultName::parse(&format!("k{n}")).expect("a name");
+        let new = entry::NewEntry { mesh, key: &key, version: 1, created_ms: 1 };
+        let entry = entry::seal(&all.owner, &new, EntryKind::File, &all.key.public, &value);
         let answer = all.peer.ask(json!({"type": "vault_put", "entry": entry})).await;
         assert_eq!(answer["type"], "vault_put_result", "{answer}");
-        env.insert(format!("K{n}"), json!(format!("$vault:{name}")));
+        env.insert(format!("K{n}"), json!(format!("$vault:{key}:file:/secrets/{key}")));
     }
     let mut frame = deploy_frame("echo", "ok", json!("mesh"));
     frame["config"]["env"] = Value::Object(env);

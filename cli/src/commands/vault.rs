@@ -73,8 +73,11 @@ fn believe_owner(here: &Here, vault: &mut MeshVault<'_>) -> Result<(), Failure> 
         vault.unpin()?;
     }
     believed.map_err(|_| {
-        Failure::of_code(ErrorCode::VaultKeyUnproven, "who owns the mesh is not known here; nothing was stored")
-            .with_cure("Join again with an invite of the owner's, or answer at a terminal.")
+        Failure::of_code(
+            ErrorCode::VaultKeyUnproven,
+            "who owns the mesh is not known here; nothing was stored",
+        )
+        .with_cure("Join again with an invite of the owner's, or answer at a terminal.")
     })
 }
 

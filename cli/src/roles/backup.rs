@@ -12,7 +12,7 @@ use broker::{AtRest, AtRestError};
 use client::Identity;
 use client::config::write_private;
 use serde::Serialize;
-use wire::{PublicKey, Secret};
+use wire::{ErrorCode, PublicKey, Secret};
 use zeroize::Zeroizing;
 
 use super::broker::database_of;
@@ -56,7 +56,9 @@ pub async fn backup(here: &Here, args: &BackupArgs) -> Result<(), Failure> {
     let passphrase = passphrase(args.passphrase_file.as_deref(), true)?;
     let plain = Zeroizing::new(serde_json::to_vec(&made).map_err(|e| Failure::platform(e.to_string()))?);
     let sealed = vault::passphrase::seal(&passphrase, &plain);
-    write_private(&args.file, &sealed).map_err(|e| unwritten(&args.file, &e))?;
+    // A name alone has no folder that could be synced.
+    let file = std::path::absolute(&args.file).map_err(|e| unwritten(&args.file, &e))?;
+    write_private(&file, &sealed).map_err(|e| unwritten(&file, &e))?;
     let done = Done::of(&made, &args.file, sealed.len());
     if here.out.json {
         return here.out.document(&done);
@@ -85,15 +87,23 @@ pub async fn restore(here: &Here, args: &BackupArgs) -> Result<(), Failure> {
     let read: Backup = serde_json::from_slice(&plain)
         .map_err(|_| Failure::user(format!("{} is no backup of this version", args.file.display())))?;
     let (store, at_rest, held) = open(args, Want::New).await?;
-    let restored = backup::restore(&store, &at_rest, &read).await.map_err(failed);
+    let restored = backup::restore(&store, &at_rest, &read).await;
     store.close().await;
-    restored?;
-    let next = match (&held, &read.owner_secret) {
-        (Some((data, _)), Some(secret)) => {
-            OwnerFiles::in_folder(data.path()).expect_owner(&read.name, secret)?;
-            "claudemesh up"
-        }
-        _ => "start its broker",
+    let home = held.as_ref().map_or(here.config_folder.as_path(), |(data, _)| data.path());
+    let files = OwnerFiles::in_folder(home);
+    let expected = expected_owner(here, &read, held.is_some())?.filter(|_| !files.are_there());
+    match restored {
+        // One that was killed between the database and the owner is ended here.
+        Err(BackupError::IsThere) if expected.is_some() => {}
+        restored => restored.map_err(failed)?,
+    }
+    if let Some(secret) = expected {
+        files.expect_owner(&read.name, secret)?;
+    }
+    let next = match (&held, expected) {
+        (Some(_), Some(_)) => "claudemesh up",
+        (None, Some(_)) => "start its broker, with --bootstrap, which takes the owner's identity from here",
+        (_, None) => "start its broker",
     };
     drop(held);
     if here.out.json {
@@ -106,6 +116,12 @@ pub async fn restore(here: &Here, args: &BackupArgs) -> Result<(), Failure> {
     ));
     here.out.remark(format!("next: {next}; then its owner trusts the new runner (on one machine `up` does)"));
     Ok(())
+}
+
+/// Whose identity the first start is to find, beside the data folder or in the config folder; in that it may be already.
+fn expected_owner<'a>(here: &Here, read: &'a Backup, is_folder: bool) -> Result<Option<&'a Secret>, Failure> {
+    let is_known = !is_folder && owner_secret(here, &read.owner)?.is_some();
+    Ok(read.owner_secret.as_ref().filter(|_| !is_known))
 }
 
 enum Want {
@@ -138,6 +154,11 @@ async fn open(args: &BackupArgs, want: Want) -> Result<Opened, Failure> {
         (None, Want::New) => {
             let data = DataFolder::of(&args.data)?;
             let held = data.hold()?;
+            if OwnerFiles::in_folder(data.path()).are_there() {
+                let message = format!("{} has a mesh already; nothing was changed", data.path().display());
+                return Err(Failure::of_code(ErrorCode::Conflict, message)
+                    .with_cure("Restore into a new --data folder."));
+            }
             (data.database_url(), data.at_rest_roots(&args.key)?, Some((data, held)))
         }
     };

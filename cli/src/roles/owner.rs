@@ -86,20 +86,29 @@ impl OwnerFiles {
         })
     }
 
+    /// Whether a mesh belongs to this folder, or is about to.
+    pub fn are_there(&self) -> bool {
+        self.made.exists() || self.pending.exists()
+    }
+
     /// The next `up` on this folder is by this owner, whose mesh is in its database already.
     pub fn expect_owner(&self, name: &str, secret_key: &Secret) -> Result<(), Failure> {
-        write_json(&self.pending, &Pending { name: name.to_owned(), secret_key: secret_key.clone() })
+        self.write_pending(&Pending { name: name.to_owned(), secret_key: secret_key.clone() })
     }
 
     fn begin(&self, name: &str) -> Result<Pending, Failure> {
         let failed = |e: client::identity::BadIdentity| Failure::platform(e.to_string());
         let pending =
             Pending { name: name.to_owned(), secret_key: Identity::generate().map_err(failed)?.secret() };
+        self.write_pending(&pending)?;
+        Ok(pending)
+    }
+
+    fn write_pending(&self, pending: &Pending) -> Result<(), Failure> {
         if let Some(folder) = self.pending.parent() {
             private_folder(folder).map_err(|e| unwritable(folder, &e))?;
         }
-        write_json(&self.pending, &pending)?;
-        Ok(pending)
+        write_json(&self.pending, pending)
     }
 
     /// Writes the membership down. Called again, it only renews the address.

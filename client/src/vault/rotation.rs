@@ -50,7 +50,10 @@ impl MeshVault<'_> {
         Ok(newest)
     }
 
-    async fn make_next(&mut self, tell: &mut impl FnMut(Step)) -> Result<(VaultKey, Vec<KeptKey>), ClientError> {
+    async fn make_next(
+        &mut self,
+        tell: &mut impl FnMut(Step),
+    ) -> Result<(VaultKey, Vec<KeptKey>), ClientError> {
         let mut tries = 0;
         loop {
             let older = self.keys().await?;
@@ -80,7 +83,8 @@ impl MeshVault<'_> {
         let trusted = self.entry.vault.runners.iter();
         let (runners, gone): (Vec<_>, Vec<_>) =
             trusted.partition(|runner| older.is_empty() || granted.contains_key(&runner_id(runner)));
-        let strangers = granted.into_keys().filter(|id| runners.iter().all(|runner| runner_id(runner) != *id));
+        let strangers =
+            granted.into_keys().filter(|id| runners.iter().all(|runner| runner_id(runner) != *id));
         let left_out = gone.into_iter().map(runner_id).chain(strangers).collect();
         Ok((runners.into_iter().cloned().collect(), left_out))
     }

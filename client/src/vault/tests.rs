@@ -48,6 +48,9 @@ struct Shelf {
     refusals: Vec<(&'static str, ErrorCode)>,
     /// Entries of one `vault_wraps` answer.
     round: usize,
+    /// How many more it says are left than there are, one less each time; meanwhile it offers the same ones again.
+    countdown: i64,
+    hoard: Vec<wire::vault::WrapOf>,
 }
 
 type Shared = Arc<Mutex<Shelf>>;
@@ -101,16 +104,25 @@ impl Shelf {
                 self.entries.insert(entry.key.clone(), entry);
                 of(&VaultPutResult { key, version, services: vec![] })
             }
-            "runner_list" => of(&RunnerListResult { runners: self.runners.clone() }),
+            "runner_list" => of(&RunnerListResult { runners: self.runners() }),
             "runner_trust" => {
                 self.grants.extend(read::<RunnerTrust>(frame).grants);
-                of(&RunnerListResult { runners: self.runners.clone() })
+                of(&RunnerListResult { runners: self.runners() })
             }
-            "runner_revoke" => of(&RunnerListResult { runners: vec![] }),
+            "runner_revoke" => {
+                let asked: RunnerRevoke = read(frame);
+                self.grants.retain(|grant| grant.runner != asked.runner);
+                of(&RunnerListResult { runners: self.runners() })
+            }
             "vault_wraps" => {
                 let asked: VaultWraps = read(frame);
                 let wraps = self.entries.values().filter_map(entry::wrap_of);
-                let wraps = wraps.filter(|of| of.wrap.kid == asked.kid).take(self.round.max(1)).collect();
+                let wraps: Vec<_> =
+                    wraps.filter(|of| of.wrap.kid == asked.kid).take(self.round.max(1)).collect();
+                if self.countdown > 0 && self.hoard.is_empty() {
+                    self.hoard = wraps.clone();
+                }
+                let wraps = if self.countdown > 0 { self.hoard.clone() } else { wraps };
                 of(&VaultWrapsResult { wraps })
             }
             "vault_rewrap" => {
@@ -118,10 +130,21 @@ impl Shelf {
                 for of in asked.wraps {
                     self.entries.get_mut(&of.key).unwrap().wrap = Some(of.wrap);
                 }
-                of(&VaultRewrapped { left: self.sealed_to(&asked.from) })
+                self.countdown -= 1;
+                of(&VaultRewrapped { left: self.sealed_to(&asked.from) + self.countdown.max(0) })
             }
             other => panic!("{other}"),
         }
+    }
+
+    fn runners(&self) -> Vec<RunnerInfo> {
+        let with_grants = |runner: &RunnerInfo| {
+            let own = self.grants.iter().filter(|grant| Some(&grant.runner) == runner.id.as_ref());
+            let kids = own.map(|grant| grant.kid.clone());
+            let granted = kids.filter(|kid| self.keys.iter().any(|kept| kept.key.kid == *kid));
+            RunnerInfo { granted: runner.granted.iter().cloned().chain(granted).collect(), ..runner.clone() }
+        };
+        self.runners.iter().map(with_grants).collect()
     }
 
     fn sealed_to(&self, kid: &KeyId) -> i64 {
@@ -304,6 +327,10 @@ async fn an_owner_who_was_not_known_is_learned_once() {
     let mut later = scene.vault();
     later.keys().await.unwrap();
     assert!(!later.has_pinned_owner());
+    later.unpin().unwrap();
+    assert!(scene.saved().owner.is_some(), "what is known for longer stays");
+    vault.unpin().unwrap();
+    assert_eq!(scene.saved(), VaultTrust::default());
 }
 
 #[tokio::test]
@@ -370,7 +397,8 @@ async fn a_rotation_seals_everything_again_and_only_to_runners_that_were_trusted
     let mut steps = Vec::new();
     let newest = scene.vault().rotate(|step| steps.push(step)).await.unwrap();
     assert_eq!((newest.number, scene.shelf().keys.len()), (2, 1));
-    assert_eq!(steps.first(), Some(&Step::Made { number: 2 }));
+    let spy_id = keys::runner_id(&spy.public());
+    assert_eq!(steps[..2], [Step::LeftOut { runner: spy_id }, Step::Made { number: 2 }]);
     assert_eq!(steps.last(), Some(&Step::Dropped { number: 1 }));
     for at in 0..7 {
         let key = format!("k{at}");
@@ -408,7 +436,7 @@ async fn an_entry_that_was_tampered_with_keeps_its_key_and_is_named() {
     scene.shelf().round = 9;
     let refused = scene.vault().rotate(|_| ()).await.err().unwrap();
     assert_eq!(refused.code(), Some(ErrorCode::VaultDamaged));
-    assert!(refused.to_string().contains("bad version 1"), "{refused}");
+    assert!(refused.to_string().contains("bad version 1 of 8a88e3dd"), "{refused}");
     let newest = scene.shelf().keys[0].key.kid.clone();
     assert_eq!(scene.shelf().sealed_to(&newest), 1, "the good one is sealed again");
     assert_eq!(scene.shelf().keys.len(), 2);
@@ -423,6 +451,58 @@ async fn a_revoked_runner_gets_no_later_key() {
     scene.vault().set(&name("token"), EntryKind::Env, b"hunter2").await.unwrap();
     assert_eq!(scene.opened(&runner, "token"), None);
     assert!(scene.saved().runners.is_empty());
+    assert!(!scene.vault().trust_own(&runner.public()).await.unwrap(), "nor is it trusted by itself again");
+    assert!(scene.vault().trust_key(&runner.public()).await.unwrap(), "but by who names it");
+    assert!(scene.saved().revoked.is_empty());
+    assert_eq!(scene.opened(&runner, "token").as_deref(), Some(&b"hunter2"[..]));
+}
+
+#[tokio::test]
+async fn a_command_that_waits_does_not_bring_back_what_was_revoked_meanwhile() {
+    let (scene, runner) = Scene::with_runner().await;
+    // Somebody types a value in one terminal, and revokes in another.
+    let mut waiting = scene.vault();
+    scene.vault().revoke_runner(&keys::runner_id(&runner.public())).await.unwrap();
+    scene.vault().rotate(|_| ()).await.unwrap();
+    waiting.set(&name("token"), EntryKind::Env, b"hunter2").await.unwrap();
+    waiting.rotate(|_| ()).await.unwrap();
+    assert!(scene.saved().runners.is_empty() && scene.saved().newest_key == 3);
+    assert_eq!(scene.opened(&runner, "token"), None);
+}
+
+#[tokio::test]
+async fn a_runner_that_was_revoked_on_another_machine_gets_no_later_key() {
+    let (scene, runner) = Scene::with_runner().await;
+    let before = scene.saved();
+    scene.vault().revoke_runner(&keys::runner_id(&runner.public())).await.unwrap();
+    scene.save(before);
+    let mut steps = Vec::new();
+    scene.vault().rotate(|step| steps.push(step)).await.unwrap();
+    assert_eq!(steps[0], Step::LeftOut { runner: keys::runner_id(&runner.public()) });
+    scene.vault().set(&name("token"), EntryKind::Env, b"hunter2").await.unwrap();
+    assert_eq!(scene.opened(&runner, "token"), None);
+}
+
+#[tokio::test]
+async fn a_broker_that_always_has_one_more_entry_is_left() {
+    let (scene, _) = Scene::with_runner().await;
+    scene.vault().set(&name("token"), EntryKind::Env, b"hunter2").await.unwrap();
+    scene.shelf().countdown = 1_000_000;
+    assert_eq!(code(scene.vault().rotate(|_| ()).await), ErrorCode::Conflict);
+    let rounds = scene.shelf().asked.iter().filter(|kind| *kind == "vault_rewrap").count();
+    assert!((4..=200).contains(&rounds), "{rounds}");
+    assert_eq!(scene.shelf().keys.len(), 2, "the old key is kept");
+}
+
+#[tokio::test]
+async fn a_rotation_between_trust_and_its_grants_leaves_no_runner_behind() {
+    let (scene, _) = Scene::with_runner().await;
+    let second = scene.add_runner(vec![]);
+    // The key that the grants are of is dropped meanwhile.
+    scene.shelf().refusals = vec![("runner_trust", ErrorCode::NotFound)];
+    scene.vault().trust_key(&second.public()).await.unwrap();
+    scene.vault().set(&name("token"), EntryKind::Env, b"hunter2").await.unwrap();
+    assert_eq!(scene.opened(&second, "token").as_deref(), Some(&b"hunter2"[..]));
 }
 
 #[test]
@@ -434,6 +514,33 @@ fn what_no_runner_could_use_is_not_sealed() {
     assert!(!refused(EntryKind::Env, &[b'a'; MAX_ENV_VALUE]));
     assert!(refused(EntryKind::Env, &[b'a'; MAX_ENV_VALUE + 1]));
     assert!(refused(EntryKind::File, &vec![0; 1 << 20]));
+}
+
+/// Of somebody who signs: a folder with a config that knows the mesh.
+struct Desk(PathBuf);
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self(std::env::temp_dir().join(format!("cm-desk-{}", crate::identity::random_hex())));
+        let mut config = Config::default();
+        config.put(member());
+        config.save(&desk.0).unwrap();
+        desk
+    }
+
+    fn entry(&self) -> MeshEntry {
+        Config::load(&self.0).unwrap().meshes[0].clone()
+    }
+
+    fn sign(&self, ask: &ConsentAsk) -> Result<Consent, ClientError> {
+        sign(&self.0, &self.entry(), ask)
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn member() -> MeshEntry {
@@ -484,22 +591,38 @@ fn doc(consent: &Consent) -> ConsentDoc {
 
 #[test]
 fn each_consent_withdraws_those_before_the_last() {
-    let first = sign(&member(), &ask(None)).unwrap();
+    let desk = Desk::new();
+    let first = desk.sign(&ask(None)).unwrap();
     assert_eq!(doc(&first).floor, 0);
     assert_eq!(doc(&first).min_versions, [(name("mine"), 3)].into());
-    let second = sign(&member(), &ask(Some(first.clone()))).unwrap();
+    let second = desk.sign(&ask(Some(first.clone()))).unwrap();
     assert!(doc(&second).serial > doc(&first).serial, "also within one millisecond");
     assert_eq!(doc(&second).floor, doc(&first).serial);
     assert_eq!(doc(&second).spec, ask(None).spec);
 }
 
 #[test]
+fn an_older_consent_of_mine_is_not_the_one_before() {
+    let desk = Desk::new();
+    let first = desk.sign(&ask(None)).unwrap();
+    let second = desk.sign(&ask(Some(first.clone()))).unwrap();
+    assert!(previous(&desk.entry(), &ask(Some(second.clone()))).unwrap().is_some());
+    // A broker that shows the older one again, or none, to have its network or its version signed anew.
+    for older in [Some(first), None] {
+        assert_eq!(previous(&desk.entry(), &ask(older.clone())).unwrap(), None);
+        let third = desk.sign(&ask(older)).unwrap();
+        assert!(doc(&third).floor >= doc(&second).serial && doc(&third).serial > doc(&third).floor);
+    }
+}
+
+#[test]
 fn only_my_own_consent_for_this_service_counts_as_the_one_before() {
+    let desk = Desk::new();
     let refused = |previous: Consent| {
-        assert_eq!(code(sign(&member(), &ask(Some(previous)))), ErrorCode::VaultDamaged);
+        assert_eq!(code(desk.sign(&ask(Some(previous)))), ErrorCode::VaultDamaged);
     };
     let other = Identity::from_seed([7; 32]);
-    let good = doc(&sign(&member(), &ask(None)).unwrap());
+    let good = doc(&desk.sign(&ask(None)).unwrap());
     refused(::vault::consent::sign(&other, &good));
     let mut forged = ::vault::consent::sign(&owner(), &good);
     forged.doc = forged.doc.replace("svc", "vcs");

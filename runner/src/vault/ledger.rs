@@ -31,6 +31,8 @@ pub struct Book {
     lines: Vec<Opening>,
     fetched: i64,
     most: usize,
+    /// It is not sure that `file` is still the one at `path`.
+    is_lost: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,7 @@ impl Book {
         file.set_len(length)?;
         file.sync_all()?;
         file::sync_directory(&path)?;
-        Ok(Self { id, path, file, length, lines, fetched: 0, most: MOST })
+        Ok(Self { id, path, file, length, lines, fetched: 0, most: MOST, is_lost: false })
     }
 
     /// The number of the newest; 0 when there is none.
@@ -61,6 +63,10 @@ impl Book {
 
     /// Numbers these openings and puts them on disk, all or none.
     pub fn write(&mut self, openings: impl IntoIterator<Item = Opening>) -> Result<(), BookError> {
+        if self.is_lost {
+            let directory = self.path.parent().unwrap_or(Path::new("/"));
+            *self = Self { fetched: self.fetched, most: self.most, ..Self::open(directory)? };
+        }
         let mut next = self.last();
         let numbered: Vec<Opening> = openings
             .into_iter()
@@ -91,6 +97,8 @@ impl Book {
     pub fn page(&mut self, after: i64) -> Vec<Opening> {
         self.fetched = self.fetched.max(after.min(self.last()));
         if let Err(e) = self.cut() {
+            // What is written into a file that was replaced is gone with the next start.
+            self.is_lost = true;
             tracing::warn!("the ledger of openings could not be shortened: {e}");
         }
         self.lines.iter().filter(|line| line.seq > after).take(PAGE).cloned().collect()
@@ -208,6 +216,24 @@ mod tests {
         assert!(numbers(&mut again, i64::MAX).is_empty());
         again.write([opening()]).unwrap();
         assert_eq!(numbers(&mut again, n + 1), [n + 2]);
+    }
+
+    #[test]
+    fn after_a_cut_that_failed_half_way_no_line_goes_into_a_file_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Book::open(dir.path()).unwrap();
+        let n = i64::try_from(CUT).unwrap() + 1;
+        book.write((0..n).map(|_| opening())).unwrap();
+        let path = dir.path().join("ledger");
+        // As when the new file is in its place and can't be opened: the old one is open still.
+        let last = serde_json::to_string(book.lines.last().unwrap()).unwrap() + "\n";
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, last).unwrap();
+        std::fs::create_dir(dir.path().join("ledger~")).unwrap();
+        assert!(numbers(&mut book, n).is_empty());
+        book.write([opening()]).unwrap();
+        assert_eq!(numbers(&mut Book::open(dir.path()).unwrap(), 0), [n, n + 1]);
+        assert_eq!(numbers(&mut book, n), [n + 1]);
     }
 
     #[test]

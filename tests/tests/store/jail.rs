@@ -151,6 +151,21 @@ async fn only_the_newest_rows_of_the_last_month_are_kept(world: World) {
 async fn what_was_stored_before_the_jail_is_read_after_it(world: World) {
     let key = world.key("a");
     world.deploy(&key, 1).await.expect("deploys");
+    for later in [
+        "vault_grant",
+        "vault_key",
+        "vault_entry",
+        "vault_envelope",
+        "vault_runner",
+        "vault_opening",
+        "vault_act",
+        "boot_key",
+        "consent",
+        "caller_instance",
+        "mesh_key",
+    ] {
+        world.damage(&format!("DROP TABLE {later}")).await;
+    }
     for statement in [
         "DROP TABLE egress_decision",
         "DROP TABLE approval",

@@ -22,6 +22,8 @@ enum Text {
     JsonAscii,
     /// Inside a JSON string of a JSON document that is itself in a JSON string.
     JsonTwice,
+    /// The same, the inner one with no characters but those of ASCII.
+    JsonAsciiTwice,
     Percent {
         unreserved: Unreserved,
         upper: bool,
@@ -75,9 +77,20 @@ pub(super) fn of_text(value: &[u8]) -> Vec<Form> {
         texts.extend([Text::Json, Text::JsonTwice]);
     }
     if is_unicode {
-        texts.push(Text::JsonAscii);
+        texts.extend([Text::JsonAscii, Text::JsonAsciiTwice]);
     }
     with_slashes(&texts, value.contains(&b'/'))
+}
+
+/// A line of base64 that was broken into lines.
+pub(super) fn of_base64_line(value: &[u8]) -> Vec<Form> {
+    let after = 0;
+    let mut forms = base64_forms(value, |url| Text::Base64 { after, url });
+    // The one that ends with padding.
+    if !value.len().is_multiple_of(3) {
+        forms.extend(base64_forms(value, |url| Text::Base64Alone { url }));
+    }
+    forms
 }
 
 fn with_slashes(texts: &[Text], has_slash: bool) -> Vec<Form> {
@@ -108,12 +121,14 @@ pub(super) fn all(value: &[u8]) -> Vec<Form> {
 
 /// Both alphabets where they differ, and escaped slashes where there are any.
 fn base64_forms(value: &[u8], text: impl Fn(bool) -> Text) -> Vec<Form> {
-    let (mut has_slash, mut has_special) = (false, false);
-    text(false).write(value, &mut |b| {
-        has_slash |= b == b'/';
-        has_special |= matches!(b, b'+' | b'/');
-        true
-    });
+    // In a long one there will be some.
+    let (mut has_slash, mut has_special) = (value.len() > 64, value.len() > 64);
+    let _ = has_slash
+        || text(false).write(value, &mut |b| {
+            has_slash |= b == b'/';
+            has_special |= matches!(b, b'+' | b'/');
+            true
+        });
     let mut forms = with_slashes(&[text(false)], has_slash);
     if has_special {
         forms.push(Form { text: text(true), escaped_slash: false });
@@ -144,7 +159,8 @@ impl Form {
         bytes
     }
 
-    pub(super) fn compare(self, value: &[u8], text: &[u8]) -> Compared {
+    /// Takes a step for each byte.
+    pub(super) fn compare(self, value: &[u8], text: &[u8], steps: &mut usize) -> Compared {
         let (mut len, mut result) = (0, None);
         self.write(value, &mut |b| {
             match text.get(len) {
@@ -154,6 +170,7 @@ impl Form {
             }
             result.is_none()
         });
+        *steps = steps.saturating_sub(len);
         result.unwrap_or(Compared::Whole(len))
     }
 
@@ -172,6 +189,7 @@ impl Text {
             Self::Json => value.iter().all(|b| json(*b, put)),
             Self::JsonTwice => value.iter().all(|b| json(*b, &mut |b| json(b, put))),
             Self::JsonAscii => json_ascii(value, put),
+            Self::JsonAsciiTwice => json_ascii(value, &mut |b| json(b, put)),
             Self::Percent { unreserved, upper } => value.iter().all(|b| match b {
                 b if unreserved.keeps(*b) => put(*b),
                 b' ' if unreserved == Unreserved::Form => put(b'+'),

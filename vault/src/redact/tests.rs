@@ -35,6 +35,8 @@ fn every_form_in_which_programs_write_a_value_is_masked() {
         SECRET.replace('/', "\\/"),
         // Python's json.dumps.
         "pa/ss\\\"w\\u00f6rd\\n+?&\\ud83d\\udd11ende".to_owned(),
+        // The same in a text of the protocol.
+        "pa/ss\\\\\\\"w\\\\u00f6rd\\\\n+?&\\\\ud83d\\\\udd11ende".to_owned(),
         // encodeURIComponent, urllib's quote and urlencode, curl's --data-urlencode in lowercase.
         "pa%2Fss%22w%C3%B6rd%0A%2B%3F%26%F0%9F%94%91ende".to_owned(),
         "pa/ss%22w%C3%B6rd%0A%2B%3F%26%F0%9F%94%91ende".to_owned(),
@@ -162,17 +164,55 @@ fn nothing_is_held_back_but_what_may_be_a_secret() {
     assert_eq!(redactor.tail(b"abcdefgh-bbcdefgh-bbcdefgh."), 0);
 }
 
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(&mut next).take(len).collect()
+}
+
 #[test]
-fn a_large_file_is_found_in_base64_and_costs_no_more_memory_than_itself() {
-    let secret: Vec<u8> = (0..wire::vault::MAX_FILE_VALUE as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+fn a_large_file_is_found_in_base64_in_one_line_and_in_many() {
+    let secret = noise(wire::vault::MAX_FILE_VALUE);
     let redactor = Redactor::new([secret.as_slice()]);
     let blob = crate::framing::to_base64(&secret);
     let text = format!("{{\"blob\":\"{blob}\"}}");
     assert_eq!(redactor.mask_text(&text), "{\"blob\":\"[secret]\"}");
-    let needles = redactor.0.as_ref().unwrap();
-    assert!(needles.anchors.memory_usage() < 4 << 20, "{}", needles.anchors.memory_usage());
+    for width in [64, 76] {
+        let wrapped: Vec<_> = blob.as_bytes().chunks(width).collect();
+        let masked = redactor.mask(&wrapped.join(&b'\n')).into_owned();
+        let mut lines = masked.split(|b| *b == b'\n').rev();
+        assert!(lines.next().is_some_and(|last| last.len() < 16), "of the last line");
+        assert!(lines.all(|line| line == MASK.as_bytes()), "broken into lines of {width}");
+    }
+}
+
+#[test]
+fn what_a_program_reads_in_a_secret_that_is_json_is_a_secret() {
+    let key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
+    let file = serde_json::json!({"private_key": key, "uri": "https://accounts.example/o/oauth2", "n": [{"s": "deep-secret-deep-secret"}], "short": "abcdefgh"});
+    let redactor = redactor(&[&file.to_string()]);
+    assert_eq!(redactor.mask_text(key), MASK);
+    assert_eq!(redactor.mask_text("got MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"), "got [secret]");
+    assert_eq!(redactor.mask_text("deep-secret-deep-secret"), MASK);
+    assert_eq!(
+        redactor.mask_text("https://accounts.example/o/oauth2 abcdefgh"),
+        "https://accounts.example/o/oauth2 abcdefgh"
+    );
+}
+
+#[test]
+fn the_work_is_bounded_by_the_text_and_a_text_that_needs_more_is_masked_as_a_whole() {
+    let long = "a".repeat(64 << 10);
+    let redactor = redactor(&[&long, &format!("{long}b"), &format!("{}c", "a".repeat(99))]);
+    let text = format!("x{}", "a".repeat(256 << 10));
+    let begun = std::time::Instant::now();
+    assert_eq!(redactor.mask_text(&text), MASK);
+    assert_eq!(redactor.mask_text(&format!("[\"{text}\", 1]")), "[\"[secret]\", \"[secret]\"]");
+    // In the square of the length it takes minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[test]

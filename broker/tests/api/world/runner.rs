@@ -248,7 +248,7 @@ fn at(generation: Generation, phase: Phase, package: &str) -> GenerationReport {
     let pin = Pin {
         kind: "npm".into(),
         name: package.into(),
-        version: format!("1.0.{generation}"),
+        version: if package == "fixed" { "1.0.0".into() } else { format!("1.0.{generation}") },
         integrity: "sha512-x".into(),
         artefact: "a".repeat(64),
         lock: "a long lock".into(),

@@ -99,10 +99,10 @@ impl FakeVault {
 
     /// Writes a line of something that it did not open.
     pub fn claim(&mut self, change: impl FnOnce(&mut Opening)) {
-        let last = self.openings.last().expect("it opened something").clone();
-        let mut opening = Opening { seq: last.seq + 1, ..last };
+        let first = self.openings.first().expect("it opened something").clone();
+        let seq = i64::try_from(self.openings.len()).expect("few") + 1;
+        let mut opening = Opening { seq, ..first };
         change(&mut opening);
-        // The number is the ledger's.
         self.openings.push(opening);
     }
 

@@ -314,7 +314,10 @@ mod tests {
         for other in ["0.9.9", "1.0.0-rc.1", "1", "latest", ""] {
             assert!(matches!(judged(spec(), other), Judgement::Unasked(_)), "{other}");
         }
-        let same_version = ConsentAsk { pin: ConsentPin { integrity: "sha512-y".into(), ..pin("1.0.0") }, ..ask(spec(), "") };
+        let same_version = ConsentAsk {
+            pin: ConsentPin { integrity: "sha512-y".into(), ..pin("1.0.0") },
+            ..ask(spec(), "")
+        };
         let judged = judge(&Asked::Update, &same_version, Some(&signed(spec())), 0);
         assert!(matches!(judged, Judgement::Unasked(_)), "other bytes of the same version: {judged:?}");
         let judged = judge(&Asked::Same, &ask(spec(), "1.9.0"), Some(&signed(spec())), 0);

@@ -69,7 +69,8 @@ fn rows(ask: &ConsentAsk) -> Vec<(&'static str, String)> {
             },
         ),
     ];
-    let started = spec.entry.iter().cloned().chain(spec.runtime.map(|by| format!("by {by:?}").to_lowercase()));
+    let started =
+        spec.entry.iter().cloned().chain(spec.runtime.map(|by| format!("by {by:?}").to_lowercase()));
     let started = started.collect::<Vec<_>>();
     if !started.is_empty() {
         rows.push(("starts", plain_line(&started.join(" "))));
