@@ -27,6 +27,7 @@ pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Re
         role.map(|role| Role::parse(&role)).transpose().map_err(|e| FrameError::invalid(e.to_string()))?;
     labels_are_valid(role_tag.as_deref(), groups.as_deref())?;
     let mut tx = broker.store.begin().await?;
+    tx.meshes().take_turns(&caller.mesh).await?;
     let found = tx.members().by_name_or_id(&caller.mesh, &member).await?;
     let known = found.filter(|m| !m.is_revoked());
     let known = known.ok_or_else(|| FrameError::new(ErrorCode::NotFound, "no such member"))?;
@@ -99,4 +100,66 @@ fn bare_name(name: &str) -> &str {
 /// `invalid_args`.
 pub fn preset_is_valid(role_tag: Option<&str>, groups: &[Group]) -> Result<(), FrameError> {
     labels_are_valid(role_tag, Some(groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::PublicKey;
+    use wire::spec::{Secrets, ServiceSpec, Source};
+
+    use super::*;
+    use crate::app::App;
+    use crate::config::{Config, Limits, RunnerLink};
+    use crate::deploy::NewService;
+
+    #[tokio::test]
+    async fn a_deploy_that_was_asked_before_its_asker_was_removed_comes_too_late() {
+        let dir = tempfile::TempDir::new().expect("temp dir");
+        let config = Config {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            database_url: format!("sqlite:{}", dir.path().join("broker.db").display()),
+            runner: RunnerLink::Unix(dir.path().join("nobody.sock")),
+            at_rest_roots: vec![vault::AtRestKey::generate()],
+            public_url: "ws://127.0.0.1/ws".into(),
+            limits: Limits::default(),
+            expected_migration: None,
+        };
+        let broker = App::build(config).await.expect("builds").broker();
+        let key = |seed: &str| PublicKey::parse(&seed.repeat(32)).expect("key");
+        let made = crate::bootstrap(&broker.store, "acme", &key("ab"), "Olga").await.expect("mesh");
+        let bo = Member {
+            id: crate::fresh::member_id(),
+            mesh: made.mesh.clone(),
+            pubkey: key("cd"),
+            display_name: "Bo".into(),
+            role: Role::Member,
+            role_tag: None,
+            groups: Vec::new(),
+            message_mode: "push".into(),
+            joined_at: 1,
+            revoked_at: None,
+        };
+        let mut tx = broker.store.begin().await.expect("begins");
+        tx.members().insert(&bo).await.expect("joins");
+        commit(&broker, &made.mesh, tx).await.expect("commits");
+        let view = broker.views.of(&made.mesh).await.expect("view");
+        let (olga, caller) = (view.caller(&made.member).expect("Olga"), view.caller(&bo.id).expect("Bo"));
+        let removal = MemberUpdate {
+            member: bo.id.to_string(),
+            role: None,
+            role_tag: None,
+            groups: None,
+            revoke: true,
+        };
+        update(&broker, &olga, removal).await.expect("removes");
+        let new = NewService {
+            name: wire::ServiceName::parse("s").expect("a name"),
+            spec: ServiceSpec::of(Source::Npx { package: "p".into(), bin: None }),
+            secrets: Secrets::default(),
+            network: None,
+            scope: None,
+        };
+        let late = deploy::deploy(&broker, &caller, &view, new).await;
+        assert_eq!(late.err().map(|error| error.code()), Some(ErrorCode::Forbidden));
+    }
 }

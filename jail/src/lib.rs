@@ -65,5 +65,13 @@ pub use secret::SecretFile;
 pub use spec::{BadSpec, JailSpec, Limits};
 pub use view::{Isolation, LightView, Network, View};
 
+/// Keeps a key of the runner out of the swap space for as long as the runner lives. Here, since nowhere else may be `unsafe`.
+///
+/// # Errors
+/// The kernel lets this user lock no (more) memory.
+pub fn lock_in_memory<T>(value: &T) -> std::io::Result<()> {
+    sys::lock(value).map_err(Into::into)
+}
+
 /// The argument that makes our binary the helper: a `main` that sees it first in its arguments calls [`main`].
 pub const ROLE: &str = "jail";

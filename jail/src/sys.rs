@@ -48,6 +48,13 @@ pub(crate) fn adopt(received: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(received) }
 }
 
+/// Keeps the pages that hold this value out of the swap space, also after it is gone.
+pub(crate) fn lock<T>(value: &T) -> Result<(), Errno> {
+    // SAFETY: the range is that of a reference, and nothing is read or written: the kernel notes that it must stay.
+    let done = unsafe { libc::mlock(std::ptr::from_ref(value).cast(), size_of::<T>()) };
+    Errno::result(done).map(drop)
+}
+
 pub(crate) fn fork() -> Result<ForkResult, Errno> {
     // SAFETY: the helper is single-threaded, so the child may allocate and lock like any process.
     unsafe { nix::unistd::fork() }

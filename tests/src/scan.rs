@@ -110,7 +110,7 @@ fn forms(value: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
             ascii
         });
         for (form, json) in [("json", json), ("json, ascii", ascii)] {
-            found.push((form, json[1..json.len() - 1].as_bytes().to_vec()));
+            found.push((form, json.as_bytes()[1..json.len() - 1].to_vec()));
         }
     }
     for shift in 0..3 {
@@ -154,7 +154,7 @@ impl Watch {
                 }
                 counted.fetch_add(1, Ordering::Relaxed);
                 // It must not starve what it looks at.
-                std::thread::sleep(Duration::from_millis(3));
+                std::thread::park_timeout(Duration::from_millis(3));
             }
         });
         Self { is_over, rounds, seen, thread }

@@ -170,6 +170,7 @@ impl Machine {
 #[tokio::test]
 async fn what_is_no_backup_is_refused_and_changes_nothing() {
     World::scene(async |world| {
+        trusted(&world.owner).await;
         world.owner.fed(["vault", "set", "token"], TOKEN.as_bytes()).await;
         let (file, data) = (world.folder("backups").join("good"), world.data());
         let (path, data) = (file.to_str().unwrap(), data.to_str().unwrap());
@@ -212,7 +213,8 @@ async fn what_is_no_backup_is_refused_and_changes_nothing() {
         forge(&|backup| backup["tables"][0]["name"] = "sqlite_master".into()).await;
         forge(&|backup| backup["tables"][0]["columns"][0] = "id) SELECT 1 --".into()).await;
         forge(&|backup| backup["tables"][0]["rows"][0] = json!([])).await;
-        let key = forge(&|backup| backup["keys"] = json!([{ "is_active": true, "created_at": 1, "key": TOKEN }]));
+        let key =
+            forge(&|backup| backup["keys"] = json!([{ "is_active": true, "created_at": 1, "key": TOKEN }]));
         assert!(!key.await.contains(TOKEN), "a damaged key is not repeated");
         refuses(&vault::passphrase::seal(PASSPHRASE, b"{}")).await;
 
@@ -287,7 +289,8 @@ struct Apart<'a> {
 
 impl Apart<'_> {
     fn role(&self, command: &mut Command, log: &str) -> Child {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.world.path().join(log)).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.world.path().join(log)).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 
@@ -332,7 +335,8 @@ async fn a_mesh_moves_from_sqlite_into_postgresql() {
         let (file, data) = (world.folder("backups").join("mesh"), world.data());
         let backup = ["backup", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
         world.owner.fed(backup, PASSPHRASE.as_bytes()).await;
-        let (old, addr) = (world.owner.identity(), world.http().await.trim_start_matches("http://").to_owned());
+        let (old, addr) =
+            (world.owner.identity(), world.http().await.trim_start_matches("http://").to_owned());
         world.down().await;
 
         let home = world.folder("home-apart");
@@ -348,9 +352,15 @@ async fn a_mesh_moves_from_sqlite_into_postgresql() {
         assert!(again.contains("in this database already"), "{again}");
 
         let (broker, runner) = (apart.broker(), apart.runner());
-        eventually("the owner is there", async || apart.owner.config.join("config.json").is_file().then_some(()))
-            .await;
-        assert_eq!(apart.owner.identity().pubkey(), old.pubkey(), "the owner's identity came out of the file");
+        eventually("the owner is there", async || {
+            apart.owner.config.join("config.json").is_file().then_some(())
+        })
+        .await;
+        assert_eq!(
+            apart.owner.identity().pubkey(),
+            old.pubkey(),
+            "the owner's identity came out of the file"
+        );
         assert_eq!(apart.owner.identity().mesh_id, old.mesh_id);
         apart.trust().await;
         is_as_it_was(&apart.owner, &bo).await;

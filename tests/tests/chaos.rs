@@ -189,8 +189,7 @@ async fn fifty_kills_at_random_moments_lose_double_and_leave_nothing() {
                 .ok(["deploy", name, folder.to_str().unwrap(), "--args=normal", "--args=round0"])
                 .await;
         }
-        let mut story =
-            Story { world, dice, pick: 0, proven: [1; SERVICES.len()], into_install: 0 };
+        let mut story = Story { world, dice, pick: 0, proven: [1; SERVICES.len()], into_install: 0 };
         for n in 1..=ROUNDS {
             story.round(n).await;
         }

@@ -443,7 +443,7 @@ async fn marked_secrets_are_nowhere_but_in_their_instances() {
     // Before the end, with a WAL; and after it, with what a crash leaves.
     assert!(stage.at("broker.db-wal").metadata().is_ok_and(|wal| wal.len() > 0));
     let log = std::fs::read_to_string(stage.at("up.log")).unwrap();
-    assert!(log.contains("TRACE") && log.contains("mcp_deploy"), "it is at its most talkative");
+    assert!(log.contains(" TRACE ") && log.contains("SELECT"), "it is at its most talkative");
     nothing_is_in_files(&stage, &marks);
     crash_everything(&stage, broker, runner).await;
     nothing_is_in_files(&stage, &marks);

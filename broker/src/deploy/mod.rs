@@ -152,6 +152,11 @@ pub async fn deploy(
     let key = ServiceKey { mesh: caller.mesh.clone(), name };
     let mut tx = broker.store.begin().await?;
     tx.meshes().take_turns(&key.mesh).await?;
+    // Who was removed since they asked takes turns with that: nothing of theirs starts after it was stopped.
+    let member = tx.members().by_id(&key.mesh, &caller.member).await?;
+    if member.is_none_or(|member| member.is_revoked()) {
+        return Err(DeployError::Forbidden("you are no member of this mesh any more"));
+    }
     let existing = tx.services().find(&key).await?;
     let before = existing.as_ref().map(|service| service.scope.clone());
     let scope = scope.or_else(|| before.clone()).unwrap_or_default();

@@ -11,7 +11,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use wire::peer::Body;
-use wire::peer::vault::{VaultRewrap, VaultRewrapped, VaultVersion, VaultWraps, VaultWrapsResult};
+use wire::peer::vault::{
+    RunnerRevoke, RunnerTrust, VaultRewrap, VaultRewrapped, VaultVersion, VaultWraps, VaultWrapsResult,
+};
 use wire::spec::{ServiceSpec, Source};
 use wire::vault::{Consent, ConsentAsk, ConsentDoc, ConsentPin, Custody, KeyId, VaultState};
 use wire::{MemberId, MeshId, PublicKey, Secret, ServiceName};
@@ -114,27 +116,27 @@ impl Shelf {
                 self.grants.retain(|grant| grant.runner != asked.runner);
                 of(&RunnerListResult { runners: self.runners() })
             }
-            "vault_wraps" => {
-                let asked: VaultWraps = read(frame);
-                let wraps = self.entries.values().filter_map(entry::wrap_of);
-                let wraps: Vec<_> =
-                    wraps.filter(|of| of.wrap.kid == asked.kid).take(self.round.max(1)).collect();
-                if self.countdown > 0 && self.hoard.is_empty() {
-                    self.hoard = wraps.clone();
-                }
-                let wraps = if self.countdown > 0 { self.hoard.clone() } else { wraps };
-                of(&VaultWrapsResult { wraps })
-            }
-            "vault_rewrap" => {
-                let asked: VaultRewrap = read(frame);
-                for of in asked.wraps {
-                    self.entries.get_mut(&of.key).unwrap().wrap = Some(of.wrap);
-                }
-                self.countdown -= 1;
-                of(&VaultRewrapped { left: self.sealed_to(&asked.from) + self.countdown.max(0) })
-            }
+            "vault_wraps" => of(&self.wraps(&read(frame))),
+            "vault_rewrap" => of(&self.rewrap(read(frame))),
             other => panic!("{other}"),
         }
+    }
+
+    fn wraps(&mut self, asked: &VaultWraps) -> VaultWrapsResult {
+        let wraps = self.entries.values().filter_map(entry::wrap_of);
+        let wraps: Vec<_> = wraps.filter(|of| of.wrap.kid == asked.kid).take(self.round.max(1)).collect();
+        if self.countdown > 0 && self.hoard.is_empty() {
+            self.hoard.clone_from(&wraps);
+        }
+        VaultWrapsResult { wraps: if self.countdown > 0 { self.hoard.clone() } else { wraps } }
+    }
+
+    fn rewrap(&mut self, asked: VaultRewrap) -> VaultRewrapped {
+        for of in asked.wraps {
+            self.entries.get_mut(&of.key).unwrap().wrap = Some(of.wrap);
+        }
+        self.countdown -= 1;
+        VaultRewrapped { left: self.sealed_to(&asked.from) + self.countdown.max(0) }
     }
 
     fn runners(&self) -> Vec<RunnerInfo> {

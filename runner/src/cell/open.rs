@@ -166,6 +166,10 @@ fn spawn(
         };
         Reason { code, message: format!("its directories could not be made: {e}"), stderr: vec![] }
     };
+    if let Some(made) = &made_tmp {
+        // What a killed runner left of another service, and could not be removed when this one started.
+        crate::prepare::remove_tree(made).map_err(no_place)?;
+    }
     let tmp = made_tmp.or(order.tmp.take()).unwrap_or_else(|| PathBuf::from("/tmp"));
     if tmp != Path::new("/tmp")
         && let Some(parent) = tmp.parent()

@@ -172,7 +172,9 @@ impl From<BoxKey> for OwnKey {
 
 impl OwnKey {
     fn from(key: BoxKey) -> Arc<Self> {
-        Arc::new(key.into())
+        let own: Arc<Self> = Arc::new(key.into());
+        super::keep_off_swap(&own.key);
+        own
     }
 }
 

@@ -76,7 +76,9 @@ impl Held {
             if *owner.get_or_insert_with(|| grant.signer.clone()) != grant.signer {
                 return Err(GrantError::OtherOwner(grant.kid.clone()));
             }
-            keys.insert(grant.kid.clone(), Arc::new(key));
+            let key = Arc::new(key);
+            super::keep_off_swap(&key);
+            keys.insert(grant.kid.clone(), key);
         }
         if let Some(owner) = owner.filter(|_| !self.owners.contains_key(mesh)) {
             let mut owners = self.owners.clone();

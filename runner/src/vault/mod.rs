@@ -61,6 +61,14 @@ struct Keys {
     held: Held,
 }
 
+/// A key that has come to its place. Best effort: most systems let each user lock some mebibytes.
+fn keep_off_swap(key: &vault::BoxKey) {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    if let Err(e) = jail::lock_in_memory(key) {
+        TOLD.call_once(|| tracing::warn!("keys of the vault may be written to the swap space: {e}"));
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
