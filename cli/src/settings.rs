@@ -13,7 +13,13 @@ use crate::failure::Failure;
 use crate::source::Wanted;
 
 /// The frame, but for the id of an upload, which `upload` gives (only archives and folders need one).
-pub fn frame(deploy: &DeployArgs, wanted: &Wanted, upload: Option<String>) -> Result<McpDeploy, Failure> {
+/// `salt`: for the digest of plain variables.
+pub fn frame(
+    deploy: &DeployArgs,
+    wanted: &Wanted,
+    upload: Option<String>,
+    salt: Secret,
+) -> Result<McpDeploy, Failure> {
     let mut args = deploy.args.clone();
     let source = match wanted.clone() {
         Wanted::Npx { package, bin, args: own } => {
@@ -33,6 +39,7 @@ pub fn frame(deploy: &DeployArgs, wanted: &Wanted, upload: Option<String>) -> Re
     };
     let config = DeployConfig {
         env: environment(&deploy.env, &deploy.env_file)?,
+        env_salt: Some(salt),
         runtime: deploy.runtime.as_deref().and_then(runtime),
         memory_mb: deploy.memory,
         cpus: deploy.cpus,
@@ -155,7 +162,7 @@ mod tests {
     fn json(line: &str) -> serde_json::Value {
         let args = deploy(line);
         let wanted = crate::source::choose(&args).unwrap();
-        serde_json::to_value(frame(&args, &wanted, None).unwrap()).unwrap()
+        serde_json::to_value(frame(&args, &wanted, None, Secret::new("a salt of a test")).unwrap()).unwrap()
     }
 
     #[test]

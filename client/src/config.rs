@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use wire::vault::{BoxPublic, RunnerId};
 use wire::{MemberId, MeshId, PublicKey, Secret, ServiceName};
 
@@ -98,6 +99,16 @@ impl MeshEntry {
     /// When the stored key is damaged.
     pub fn identity(&self) -> Result<Identity, BadIdentity> {
         Identity::from_secret(&self.secret_key)
+    }
+
+    /// What this member binds the plain variables of a service with: the same at each deploy, so that the same deploy twice is
+    /// the same service, and known to nobody who can't sign for them.
+    ///
+    /// # Errors
+    /// When the stored key is damaged.
+    pub fn env_salt(&self, service: &str) -> Result<Secret, BadIdentity> {
+        let statement = format!("claudemesh-env-salt-v1|{}|{service}", self.mesh_id);
+        Ok(Secret::new(hex::encode(Sha256::digest(self.identity()?.sign(&statement)))))
     }
 }
 

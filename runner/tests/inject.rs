@@ -410,6 +410,8 @@ async fn from_the_vault(tier: &str) {
     let wish = |inject: bool| {
         let mut wish = world.wish(&[]);
         wish["policy"] = json!({"min_isolation": "light"});
+        // Its owner's word: the mesh alone could not have it run in a weaker jail.
+        wish["spec"]["isolation"] = json!(tier);
         wish["spec"]["runtime"] = json!("python");
         wish["spec"]["entry"] = json!("server.py");
         wish["spec"]["network"] = json!([at("a"), at("b"), "*.c.test"]);

@@ -280,6 +280,7 @@ async fn a_light_jail_refuses_files_of_secrets_before_anything_is_opened() {
     world.trust(&owner, &key).await;
     let mut wish = world.wish(&[]);
     wish["policy"] = json!({"min_isolation": "light"});
+    wish["spec"]["isolation"] = json!("light");
     refer(&mut wish, "TOKEN", Some(&owner), "token", Some("/secrets/token"));
     wish["vault"] = material(&[owner.text(&key, "token", 1, CANARY)], &[]);
     let failed = world.outcome("app", &wish).await;

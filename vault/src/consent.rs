@@ -2,15 +2,18 @@
 //!
 //! Here: signing, reading and comparing. Not here: which serials were seen before, and when a consent is asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wire::PublicKey;
 use wire::spec::Pin;
 use wire::vault::{Consent, ConsentDoc, ConsentPin};
+use wire::{PublicKey, Secret};
 
-use crate::framing::{sha256_hex, statement, verify};
+use zeroize::Zeroizing;
+
+use crate::framing::{framed, sha256_hex, statement, verify};
 use crate::{Refused, Signer};
 
+const ENV_PURPOSE: &str = "claudemesh/vault/v1/plain-env";
 const CONSENT_PURPOSE: &str = "claudemesh/vault/v1/consent";
 
 pub fn sign(signer: &dyn Signer, doc: &ConsentDoc) -> Consent {
@@ -52,6 +55,22 @@ pub fn pin(pin: &Pin) -> ConsentPin {
         version: version.clone(),
         integrity: integrity.clone(),
         lock_sha256: if lock.is_empty() { String::new() } else { sha256_hex(lock.as_bytes()) },
+    }
+}
+
+/// What binds plain variables into a spec.
+pub fn env_digest(salt: &str, env: &BTreeMap<String, Secret>) -> String {
+    let pairs = env.iter().flat_map(|(name, value)| [name.as_str(), value.expose()]);
+    let fields: Vec<&str> = std::iter::once(salt).chain(pairs).collect();
+    sha256_hex(&Zeroizing::new(framed(ENV_PURPOSE, &fields)))
+}
+
+/// Whether the plain variables are those that the spec was signed with.
+pub fn is_env_of(spec: &wire::spec::ServiceSpec, secrets: &wire::spec::Secrets) -> bool {
+    match (&spec.env_digest, &secrets.env_salt) {
+        (None, _) => secrets.env.is_empty(),
+        (Some(digest), Some(salt)) => *digest == env_digest(salt.expose(), &secrets.env),
+        (Some(_), None) => false,
     }
 }
 

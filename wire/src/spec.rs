@@ -24,6 +24,10 @@ pub struct ServiceSpec {
     /// Names of the environment variables whose values travel in [`Secrets::env`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_names: Vec<String>,
+    /// With references to the vault: what binds the values of [`Self::env_names`] into what is signed. Hex of a SHA-256 over
+    /// [`Secrets::env_salt`], names and values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_digest: Option<String>,
     #[serde(default)]
     pub limits: Limits,
     /// Stop the process after this long without a call; a call wakes it. `None`: never.
@@ -66,6 +70,7 @@ impl ServiceSpec {
             args: Vec::new(),
             entry: None,
             env_names: Vec::new(),
+            env_digest: None,
             limits: Limits::default(),
             idle_stop_s: None,
             allow_scripts: false,
@@ -86,6 +91,9 @@ impl ServiceSpec {
 pub struct Secrets {
     #[serde(default)]
     pub env: BTreeMap<String, Secret>,
+    /// So that nobody finds values by trying, who sees [`ServiceSpec::env_digest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_salt: Option<Secret>,
     /// Token for a private git repository, sent as the password of HTTP basic authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_token: Option<Secret>,

@@ -10,12 +10,12 @@ use vault::Refused;
 use vault::consent::{self, Wanted as Covered};
 use wire::peer::vault::McpConsent;
 use wire::report::Phase;
-use wire::spec::{Pin, Secrets};
+use wire::spec::Pin;
 use wire::vault::{Consent, ConsentAsk, ConsentDoc, EntryKind, RunAs};
-use wire::{Generation, MemberId, PublicKey, ServiceKey};
+use wire::{Generation, PublicKey, ServiceKey};
 
 use super::vaulted::consent_of;
-use super::{Change, DeployError, open_secrets, present};
+use super::{Change, DeployError, present};
 use crate::app::Broker;
 use crate::clock;
 use crate::commit::commit;
@@ -218,35 +218,6 @@ pub async fn agree(
     } else {
         Ok(Agreed::Kept(key, row.target))
     }
-}
-
-/// A spec names the variables that are no secrets of the vault, and not their values: those may say where a secret is sent. Who
-/// lets their own entries be used by what somebody else deployed ([`RunAs::Caller`]) agreed to the values of that time, too:
-/// with others, they are asked again. Entries of a fixed owner need nothing of this: only the owner's own deploy names them.
-pub(super) async fn forget_others(
-    broker: &Broker,
-    tx: &mut Tx,
-    key: &ServiceKey,
-    (by, secrets): (&MemberId, &Secrets),
-) -> Result<(), StoreError> {
-    // Nobody signs between this and the commit.
-    tx.meshes().take_turns(&key.mesh).await?;
-    let Some(service) = tx.services().find(key).await? else { return Ok(()) };
-    if let Some(before) = tx.generations().find(key, service.target).await? {
-        // What does not open is another one.
-        let before = open_secrets(&broker.at_rest, tx, &before).await;
-        if before.is_ok_and(|before| before.env == secrets.env) {
-            return Ok(());
-        }
-    }
-    let by = tx.members().by_id(&key.mesh, by).await?.map(|member| member.pubkey);
-    for consent in tx.consents().of(key).await? {
-        let Ok(doc) = serde_json::from_str::<ConsentDoc>(&consent.doc) else { continue };
-        if doc.spec.run_as == RunAs::Caller && by.as_ref() != Some(&consent.signer) {
-            tx.consents().forget(key, &consent.signer, doc.serial).await?;
-        }
-    }
-    Ok(())
 }
 
 fn covers(

@@ -236,7 +236,6 @@ async fn write(
 ) -> Result<Generation, DeployError> {
     let generation = Generation(latest + 1);
     let Version { spec, secrets, pin, starts } = version;
-    consent::forget_others(broker, tx, key, (by, &secrets)).await?;
     let sealed = seal_secrets(&broker.at_rest, tx, key, generation, &secrets).await?;
     let deploy = Deploy {
         key,

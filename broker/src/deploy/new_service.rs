@@ -111,6 +111,7 @@ impl NewService {
             run_as,
             inject,
             unmasked_results,
+            env_salt,
         } = config;
         env_is_valid(&env)?;
         let (env, vault) = references(env, Some(deployer).filter(|_| run_as == RunAs::Deployer))?;
@@ -124,12 +125,15 @@ impl NewService {
         let (source, git_token) = parse_source(source, &name)?;
         let env_names = env.keys().cloned().collect();
         let inject = network_rules("config.inject", &inject)?;
+        let env_salt = if vault.is_empty() || env.is_empty() { None } else { Some(salt(env_salt)?) };
+        let env_digest = env_salt.as_ref().map(|salt| vault::consent::env_digest(salt.expose(), &env));
         let spec = ServiceSpec {
             source,
             runtime,
             args,
             entry,
             env_names,
+            env_digest,
             limits,
             idle_stop_s,
             allow_scripts,
@@ -141,12 +145,25 @@ impl NewService {
             inject,
             unmasked_results,
         };
-        Ok(Self { name, spec, secrets: Secrets { env, git_token }, network, scope })
+        Ok(Self { name, spec, secrets: Secrets { env, env_salt, git_token }, network, scope })
     }
 }
 
 /// By the name of the variable.
 type Named<T> = BTreeMap<String, T>;
+
+/// What keeps the digest of plain variables from being guessed.
+fn salt(given: Option<Secret>) -> Result<Secret, InvalidDeploy> {
+    match given {
+        Some(salt) if (16..=128).contains(&salt.expose().len()) => Ok(salt),
+        Some(_) => Err(field("config.env_salt", "16 to 128 characters")),
+        None => {
+            let mut salt = [0_u8; 16];
+            getrandom::fill(&mut salt).expect("the operating system has random numbers");
+            Ok(Secret::new(hex::encode(salt)))
+        }
+    }
+}
 
 /// Takes the references to the vault out of the environment.
 fn references(

@@ -128,6 +128,9 @@ async fn find(
     let mut consents = Vec::new();
     for owner in consent::owners(&stored.spec, caller.as_ref()) {
         let found = consents_of(tx, stored, &owner).await?;
+        if found.is_empty() {
+            consents.extend(witness_of(tx, stored, &owner).await?);
+        }
         consents.extend(found.into_iter().map(|(consent, _)| consent));
     }
     Ok(Some(Material { entries, consents, caller }))
@@ -201,6 +204,19 @@ async fn consents_of(
         }
     }
     Ok(found)
+}
+
+/// A consent to the same pin of another state of the service. It opens nothing; but a runner takes a lock from us only when an
+/// owner of the secrets has signed it, and installs the same again while the new state waits for its signature.
+async fn witness_of(
+    tx: &mut Tx,
+    stored: &StoredGeneration,
+    signer: &PublicKey,
+) -> Result<Option<Consent>, StoreError> {
+    let Some(pin) = stored.pin.as_ref().map(consent::pin) else { return Ok(None) };
+    let all = tx.consents().by(&stored.key, signer).await?;
+    let names_it = |one: &Consent| consent::check(one).is_ok_and(|doc| doc.pin == pin);
+    Ok(all.into_iter().find(names_it))
 }
 
 /// Whether what is asked of the vault can come true: every reference has its entry, and values come only to where they may.

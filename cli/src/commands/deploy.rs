@@ -10,7 +10,7 @@ use wire::peer::hosting::{
     McpUpdate, ServiceStatus,
 };
 use wire::spec::Pin;
-use wire::{ServiceName, Tier};
+use wire::{Secret, ServiceName, Tier};
 
 use super::card::scope_words;
 use super::consent::{Asked, settle};
@@ -36,7 +36,7 @@ pub async fn deploy(here: &Here, args: &DeployArgs) -> Result<(), Failure> {
         Wanted::Archive(path, _) => Some(upload(here, archive::read(path)?).await?),
         Wanted::Npx { .. } | Wanted::Uvx { .. } | Wanted::Git { .. } => None,
     };
-    let frame = settings::frame(args, &wanted, upload)?;
+    let frame = settings::frame(args, &wanted, upload, salt_of(here, &args.name)?)?;
     let asked = asked(here, &frame)?;
     let connection = here.connect().await?;
     let shown = match follow(here, &connection, &args.name, &frame).await {
@@ -48,6 +48,10 @@ pub async fn deploy(here: &Here, args: &DeployArgs) -> Result<(), Failure> {
     };
     connection.close().await;
     shown
+}
+
+fn salt_of(here: &Here, name: &str) -> Result<Secret, Failure> {
+    here.entry()?.env_salt(name).map_err(|e| Failure::user(e.to_string()))
 }
 
 /// The frame as the broker has to understand it, to hold against what it wants signed.

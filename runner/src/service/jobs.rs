@@ -67,6 +67,7 @@ pub async fn prepare(
     if let Err(reason) = shop.cells.tier(least(&apply)) {
         return Outcome::Prepared(Err(reason));
     }
+    let pin = secrets::signed_pin(&shop.vault, &key, &apply);
     // Beside the work here, so that the start need not.
     let ahead = (!apply.vault.entries.is_empty()).then(|| {
         let (vault, apply) = (shop.vault.clone(), apply.clone());
@@ -74,7 +75,7 @@ pub async fn prepare(
     });
     let token = apply.secrets.git_token.as_ref();
     tokio::select! {
-        prepared = shop.workshop.prepare(&apply.spec, token, apply.pin.as_ref(), &apply.policy, &progress) => {
+        prepared = shop.workshop.prepare(&apply.spec, token, pin, &apply.policy, &progress) => {
             if let Some(ahead) = ahead {
                 // If it panicked, it does so again at the start, which says so.
                 let _ = ahead.await;
@@ -93,9 +94,12 @@ pub async fn prepare(
     }
 }
 
-/// The weakest jail that both the mesh and the deployer accept.
+/// The weakest jail that both the mesh and the deployer accept. With secrets it is the strict one unless the spec, which their
+/// owner signs, says otherwise: what the mesh demands is the broker's word.
 pub fn least(apply: &Apply) -> Tier {
-    apply.spec.isolation.map_or(apply.policy.min_isolation, |least| least.max(apply.policy.min_isolation))
+    let demanded = apply.policy.min_isolation;
+    let unsaid = if apply.spec.vault.is_empty() { demanded } else { Tier::Strict };
+    apply.spec.isolation.unwrap_or(unsaid).max(demanded)
 }
 
 /// What a start needs besides its generation.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use egress::Veil;
 use jail::SecretFile;
-use vault::Redactor;
+use vault::{Redactor, consent};
 use wire::report::Reason;
 use wire::runner::Apply;
-use wire::spec::ServiceSpec;
+use wire::spec::{Pin, ServiceSpec};
+use wire::vault::ConsentDoc;
 use wire::{ErrorCode, ServiceKey, Tier};
 
 use crate::prepare::Prepared;
@@ -36,6 +37,23 @@ pub fn fits(spec: &ServiceSpec, tier: Tier) -> Result<(), Reason> {
         files.join(", ")
     );
     Err(Reason { code: ErrorCode::IsolationUnavailable, message, stderr: vec![] })
+}
+
+/// The pin to prepare by. It comes from the broker, and its lock names code that no registry vouches for. So with secrets it
+/// counts only when an owner of them has signed it for this service, in whatever state; else the source is resolved anew, and
+/// what that gives has to be signed.
+pub fn signed_pin<'a>(vault: &Vault, key: &ServiceKey, apply: &'a Apply) -> Option<&'a Pin> {
+    let pin = apply.pin.as_ref()?;
+    if apply.spec.vault.is_empty() {
+        return Some(pin);
+    }
+    let named = consent::pin(pin);
+    let owners = consent::owners(&apply.spec, apply.vault.caller.as_ref());
+    let names_it = |doc: &ConsentDoc| {
+        doc.mesh == key.mesh && doc.service.as_str() == key.name.plain() && doc.pin == named
+    };
+    let mut signed = apply.vault.consents.iter().filter(|one| owners.contains(&one.signer));
+    signed.any(|one| vault.check_consent(one).is_ok_and(|doc| names_it(&doc))).then_some(pin)
 }
 
 /// Opens what the spec refers to.

@@ -222,7 +222,7 @@ impl Vault {
         Ok(())
     }
 
-    fn check_consent(&self, consent: &Consent) -> Result<ConsentDoc, Refused> {
+    pub fn check_consent(&self, consent: &Consent) -> Result<ConsentDoc, Refused> {
         vault::consent::check(consent)
     }
 }

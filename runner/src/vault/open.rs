@@ -174,6 +174,10 @@ impl Vault {
         if start.apply.spec.vault.is_empty() {
             return Ok(vec![]);
         }
+        if !consent::is_env_of(&start.apply.spec, &start.apply.secrets) {
+            let message = "the plain variables are not those that were signed with the service".to_owned();
+            return Err(Refusal::References(ErrorCode::VaultDamaged, message));
+        }
         let found = self.judge(start)?;
         let keys = self.keys_for(start.key, &found)?;
         self.write_down(start, &found)?;

@@ -209,3 +209,34 @@ fn each_owner_is_named_once_and_the_caller_only_where_there_is_one() {
     assert_eq!(owners(&spec, Some(member(3).public())), three);
     assert_eq!(owners(&ServiceSpec { vault: BTreeMap::new(), ..spec }, Some(member(3).public())), []);
 }
+
+#[test]
+fn plain_variables_are_bound_by_a_digest_that_tells_nothing_without_its_salt() {
+    let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, Secret> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect()
+    };
+    let mine = env(&[("URL", "https://a.example"), ("MODE", "x")]);
+    let digest = env_digest("salt", &mine);
+    for other in [
+        env(&[("URL", "https://evil.example"), ("MODE", "x")]),
+        env(&[("URL", "https://a.example")]),
+        env(&[("URL", "https://a.exampleMODE"), ("MODE", "x")]),
+        env(&[("UR", "Lhttps://a.example"), ("MODE", "x")]),
+    ] {
+        assert_ne!(env_digest("salt", &other), digest);
+    }
+    assert_ne!(env_digest("other", &mine), digest);
+    let secrets = |env: &BTreeMap<String, Secret>, salt: Option<&str>| wire::spec::Secrets {
+        env: env.clone(),
+        env_salt: salt.map(Secret::new),
+        git_token: None,
+    };
+    let bound = ServiceSpec { env_digest: Some(digest), ..spec() };
+    assert!(
+        is_env_of(&bound, &secrets(&mine, Some("salt"))) && is_env_of(&spec(), &secrets(&env(&[]), None))
+    );
+    assert!(
+        !is_env_of(&bound, &secrets(&mine, None)) && !is_env_of(&bound, &secrets(&env(&[]), Some("salt")))
+    );
+    assert!(!is_env_of(&spec(), &secrets(&mine, Some("salt"))), "values that nobody signed");
+}

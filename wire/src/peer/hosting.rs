@@ -112,6 +112,10 @@ pub struct DeployConfig {
     pub inject: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unmasked_results: bool,
+    /// For [`crate::spec::ServiceSpec::env_digest`]: whoever signs must know it. 16 to 128 characters; the broker makes one
+    /// when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_salt: Option<Secret>,
 }
 
 /// `mcp_deploy_status`, broker → client: `building` at once, then one terminal status with the same `_reqId`:
