@@ -283,7 +283,27 @@ async fn attack_14_a_withdrawn_consent() {
     newer["vault"] = mesh.signed(&newer, |doc| (doc.serial, doc.floor) = (20, 20));
     assert_eq!(mesh.world.outcome(NAME, &newer).await["phase"], "ready");
     assert_eq!(mesh.world.remove(NAME).await, StatusCode::NO_CONTENT);
-    mesh.gets_nothing(&old, "vault_stale").await;
+    mesh.gets_nothing(&old, "awaiting_consent").await;
+}
+
+#[tokio::test]
+async fn attack_25_another_value_of_a_plain_variable_that_was_signed() {
+    let mesh = Mesh::start().await;
+    let mut wish = mesh.wish();
+    wish["spec"]["env_names"] = json!(["API_URL"]);
+    wish["secrets"] = json!({"env": {"API_URL": "https://a.example"}, "env_salt": "a salt of a test"});
+    let env = [("API_URL".to_owned(), wire::Secret::new("https://a.example"))].into();
+    wish["spec"]["env_digest"] = json!(vault::consent::env_digest("a salt of a test", &env));
+    wish["vault"] = material(&[mesh.token(2)], &[mesh.owner.agree(NAME, &wish, &mesh.pin)]);
+    let mut evil = wish.clone();
+    evil["secrets"]["env"]["API_URL"] = json!("https://evil.example");
+    mesh.gets_nothing(&evil, "vault_damaged").await;
+    let mut unsalted = wish.clone();
+    unsalted["secrets"].as_object_mut().expect("an object").remove("env_salt");
+    unsalted["generation"] = json!(2);
+    mesh.gets_nothing(&unsalted, "vault_damaged").await;
+    wish["generation"] = json!(3);
+    assert_eq!(mesh.world.outcome(NAME, &wish).await["phase"], "ready", "the honest values");
 }
 
 #[tokio::test]

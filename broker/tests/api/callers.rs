@@ -362,6 +362,7 @@ async fn callers_are_asked_again_when_a_value_beside_their_secret_changes() {
     let with_url = |url: &str| {
         let mut frame = notion("fixed", "caller");
         frame["config"]["env"]["URL"] = json!(url);
+        frame["config"]["env_salt"] = json!("a salt of a test");
         frame
     };
     let deploy = async |peer: &mut Peer, url: &str| {
@@ -374,12 +375,13 @@ async fn callers_are_asked_again_when_a_value_beside_their_secret_changes() {
     assert_eq!(mesh.sign(&mut olga).await["status"], "running");
     let mut bo = mesh.with(2, "Bo").await;
     bo.works().await;
-    // The spec is the same, and so is the pin: who deploys agreed by doing so, nobody else did.
+    // The same again is what everybody signed.
     let again = deploy(&mut mesh.owner, "https://a.example").await;
     assert_eq!(again["status"], "running", "{again}");
     bo.works().await;
     let changed = deploy(&mut mesh.owner, "https://evil.example").await;
-    assert_eq!(changed["status"], "running", "{changed}");
+    assert_eq!(changed["status"], "awaiting_consent", "{changed}");
+    assert_eq!(mesh.sign(&mut olga).await["status"], "running");
     let opened_before = mesh.world.runner.seen().opened.len();
     let refused = bo.call().await;
     assert!(refused.to_string().contains("awaiting_consent"), "{refused}");
@@ -390,5 +392,6 @@ async fn callers_are_asked_again_when_a_value_beside_their_secret_changes() {
     let mut ada = mesh.world.member(5, "Ada", "admin").await;
     let theirs = deploy(&mut ada, "https://worse.example").await;
     assert_eq!(theirs["reason"]["code"], "awaiting_consent", "{theirs}");
-    assert!(bo.call().await.to_string().contains("awaiting_consent"));
+    // Nobody agreed to that, so everybody stays where they are.
+    bo.works().await;
 }

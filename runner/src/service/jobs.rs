@@ -67,7 +67,7 @@ pub async fn prepare(
     if let Err(reason) = shop.cells.tier(least(&apply)) {
         return Outcome::Prepared(Err(reason));
     }
-    let pin = secrets::signed_pin(&shop.vault, &key, &apply);
+    let pin = secrets::signed_pin(&key, &apply);
     // Beside the work here, so that the start need not.
     let ahead = (!apply.vault.entries.is_empty()).then(|| {
         let (vault, apply) = (shop.vault.clone(), apply.clone());

@@ -42,7 +42,7 @@ pub fn fits(spec: &ServiceSpec, tier: Tier) -> Result<(), Reason> {
 /// The pin to prepare by. It comes from the broker, and its lock names code that no registry vouches for. So with secrets it
 /// counts only when an owner of them has signed it for this service, in whatever state; else the source is resolved anew, and
 /// what that gives has to be signed.
-pub fn signed_pin<'a>(vault: &Vault, key: &ServiceKey, apply: &'a Apply) -> Option<&'a Pin> {
+pub fn signed_pin<'a>(key: &ServiceKey, apply: &'a Apply) -> Option<&'a Pin> {
     let pin = apply.pin.as_ref()?;
     if apply.spec.vault.is_empty() {
         return Some(pin);
@@ -53,7 +53,7 @@ pub fn signed_pin<'a>(vault: &Vault, key: &ServiceKey, apply: &'a Apply) -> Opti
         doc.mesh == key.mesh && doc.service.as_str() == key.name.plain() && doc.pin == named
     };
     let mut signed = apply.vault.consents.iter().filter(|one| owners.contains(&one.signer));
-    signed.any(|one| vault.check_consent(one).is_ok_and(|doc| names_it(&doc))).then_some(pin)
+    signed.any(|one| consent::check(one).is_ok_and(|doc| names_it(&doc))).then_some(pin)
 }
 
 /// Opens what the spec refers to.
@@ -128,6 +128,7 @@ pub fn place(values: Vec<Value>, env: &mut Vec<(String, String)>) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::testing::Person;
 
     #[test]
     fn plain_variables_that_sound_like_secrets_are_masked_and_others_are_not() {
@@ -151,5 +152,69 @@ mod tests {
         let pair = |value: &str| ("A".to_owned(), value.to_owned());
         assert_eq!(env, [pair("${HOME}"), pair("/secrets/a")], "a value of the vault is not looked into");
         assert_eq!((files.len(), files[0].bytes.as_slice()), (1, &b"${HOME}"[..]));
+    }
+
+    #[test]
+    fn a_lock_counts_only_when_an_owner_of_the_secrets_signed_it() {
+        let (owner, stranger) = (Person::new(1), Person::new(2));
+        let pin = |lock: &str| Pin {
+            kind: "npm".into(),
+            name: "p".into(),
+            version: "1.0.0".into(),
+            integrity: "sha512-x".into(),
+            artefact: "aa".repeat(32),
+            lock: lock.into(),
+        };
+        let source = wire::spec::Source::Npx { package: "p".into(), bin: None };
+        let mut spec = ServiceSpec { args: vec!["new".into()], ..ServiceSpec::of(source) };
+        let key = ServiceKey {
+            mesh: wire::MeshId::parse(&"M".repeat(32)).unwrap(),
+            name: wire::ServiceName::parse("app").unwrap(),
+        };
+        let agreed = |by: &Person, service: &str, pin: &Pin| {
+            let doc = ConsentDoc {
+                v: 1,
+                mesh: key.mesh.clone(),
+                service: wire::ServiceName::parse(service).unwrap(),
+                // Another state of the service: its code is what counts.
+                spec: ServiceSpec { args: vec!["old".into()], ..spec.clone() },
+                pin: consent::pin(pin),
+                serial: 1,
+                floor: 0,
+                min_versions: Default::default(),
+            };
+            consent::sign(by, &doc)
+        };
+        let good = agreed(&owner, "app", &pin("{}"));
+        let offered = [
+            (vec![], false),
+            (vec![agreed(&stranger, "app", &pin("{}"))], false),
+            (vec![agreed(&owner, "other", &pin("{}"))], false),
+            (vec![agreed(&owner, "app", &pin("{\"evil\":1}"))], false),
+            (vec![wire::vault::Consent { signature: "00".repeat(64), ..good.clone() }], false),
+            (vec![good], true),
+        ];
+        let mut apply = |consents, is_secret: bool| {
+            let reference = wire::vault::VaultRef::parse("$vault:t", Some(vault::Signer::public(&owner)));
+            let vault = reference.into_iter().flatten().map(|one| ("T".to_owned(), one));
+            spec.vault = if is_secret { vault.collect() } else { Default::default() };
+            Apply {
+                generation: wire::Generation(1),
+                spec: spec.clone(),
+                secrets: Default::default(),
+                pin: Some(pin("{}")),
+                proven: false,
+                policy: Default::default(),
+                vault: wire::vault::Material { consents, ..Default::default() },
+            }
+        };
+        for (consents, counts) in offered {
+            let apply = apply(consents, true);
+            assert_eq!(signed_pin(&key, &apply).is_some(), counts);
+        }
+        assert!(
+            signed_pin(&key, &apply(vec![], false)).is_some(),
+            "without secrets it is the broker's to say"
+        );
     }
 }

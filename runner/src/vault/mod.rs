@@ -17,7 +17,7 @@ mod ledger;
 mod open;
 mod seen;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -222,7 +222,7 @@ impl Vault {
         Ok(())
     }
 
-    pub fn check_consent(&self, consent: &Consent) -> Result<ConsentDoc, Refused> {
+    fn check_consent(&self, consent: &Consent) -> Result<ConsentDoc, Refused> {
         vault::consent::check(consent)
     }
 }

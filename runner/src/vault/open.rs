@@ -174,11 +174,11 @@ impl Vault {
         if start.apply.spec.vault.is_empty() {
             return Ok(vec![]);
         }
+        let found = self.judge(start)?;
         if !consent::is_env_of(&start.apply.spec, &start.apply.secrets) {
             let message = "the plain variables are not those that were signed with the service".to_owned();
             return Err(Refusal::References(ErrorCode::VaultDamaged, message));
         }
-        let found = self.judge(start)?;
         let keys = self.keys_for(start.key, &found)?;
         self.write_down(start, &found)?;
         let opened = open_all(start.key, &found, &keys);
@@ -270,14 +270,11 @@ impl Vault {
                 Err(_) => {}
             }
         }
-        for (signer, outcome) in &mut agreed {
-            let Ok(doc) = outcome else { continue };
-            let floor = seen.floor(mesh, signer, service, 0);
-            if doc.serial < floor {
-                let why = format!("number {} was withdrawn; {floor} is the lowest that counts", doc.serial);
-                *outcome = Err(Fault::Stale("the consent", why));
-            }
-        }
+        // One that was withdrawn is none any more.
+        agreed.retain(|signer, outcome| match outcome {
+            Ok(doc) => doc.serial >= seen.floor(mesh, signer, service, 0),
+            Err(_) => true,
+        });
         agreed
     }
 

@@ -22,6 +22,8 @@ pub struct FakeVault {
     held: BTreeMap<MeshId, BTreeMap<KeyId, BoxKey>>,
     openings: Vec<Opening>,
     ledger: String,
+    /// What each signer has withdrawn.
+    floors: BTreeMap<PublicKey, i64>,
 }
 
 impl Default for FakeVault {
@@ -34,6 +36,7 @@ impl Default for FakeVault {
             held: BTreeMap::new(),
             openings: Vec::new(),
             ledger: uuid::Uuid::new_v4().simple().to_string(),
+            floors: BTreeMap::new(),
         }
     }
 }
@@ -128,9 +131,17 @@ impl FakeVault {
             spec: &apply.spec,
             pin: &consent::pin(pin),
         };
+        for one in &material.consents {
+            let floor = consent::check(one).expect("signed").floor;
+            let seen = self.floors.entry(one.signer.clone()).or_default();
+            *seen = floor.max(*seen);
+        }
         for owner in consent::owners(&apply.spec, material.caller.as_ref()) {
+            let floor = self.floors.get(&owner).copied().unwrap_or_default();
             let agreed = |one: &&Consent| {
-                one.signer == owner && consent::check(one).is_ok_and(|doc| consent::covers(&doc, &wanted))
+                let covers =
+                    |doc: wire::vault::ConsentDoc| doc.serial >= floor && consent::covers(&doc, &wanted);
+                one.signer == owner && consent::check(one).is_ok_and(covers)
             };
             if material.consents.iter().find(agreed).is_none() {
                 return Err(refused(ErrorCode::AwaitingConsent, "nobody agreed to this"));
