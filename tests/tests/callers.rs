@@ -41,7 +41,7 @@ fn kept(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let (path, is_folder) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let name = entry.file_name().to_string_lossy().into_owned();
-        if is_folder && (name == "svc" || name.starts_with("svc.")) {
+        if is_folder && (name == "svc" || name.starts_with("svc.") || name.starts_with("svc+")) {
             found.push(path);
         } else if is_folder {
             kept(&path, found);
