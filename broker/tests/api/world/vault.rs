@@ -109,6 +109,14 @@ impl FakeVault {
         self.openings.push(opening);
     }
 
+    fn see_floors(&mut self, consents: &[Consent]) {
+        for one in consents {
+            let floor = consent::check(one).expect("signed").floor;
+            let seen = self.floors.entry(one.signer.clone()).or_default();
+            *seen = floor.max(*seen);
+        }
+    }
+
     /// The values by variable, as a real runner opens them, or why it would not.
     pub fn open(
         &mut self,
@@ -131,11 +139,7 @@ impl FakeVault {
             spec: &apply.spec,
             pin: &consent::pin(pin),
         };
-        for one in &material.consents {
-            let floor = consent::check(one).expect("signed").floor;
-            let seen = self.floors.entry(one.signer.clone()).or_default();
-            *seen = floor.max(*seen);
-        }
+        self.see_floors(&material.consents);
         for owner in consent::owners(&apply.spec, material.caller.as_ref()) {
             let floor = self.floors.get(&owner).copied().unwrap_or_default();
             let agreed = |one: &&Consent| {
