@@ -84,6 +84,7 @@ fn keys_runners_and_their_frames() {
     ));
     frame::<VaultKeyPut>(&format!(r#","key":{VAULT_KEY},"owner_copy":"cw==","grants":[{GRANT}]"#));
     frame::<VaultWraps>(r#","kid":"KID""#);
+    frame::<VaultWraps>(r#","kid":"KID","after":{"owner":"KEY","key":"k"}"#);
     frame::<VaultWrapsResult>(&format!(r#","wraps":[{WRAP}]"#));
     frame::<VaultRewrap>(&format!(r#","from":"KID","wraps":[{WRAP}]"#));
     frame::<VaultRewrapped>(r#","left":0"#);

@@ -5,7 +5,7 @@
 //! Invariant: versions of an entry grow by one, and only the newest has content.
 
 use vault::entry;
-use wire::peer::vault::VaultVersion;
+use wire::peer::vault::{VaultVersion, WrapAt};
 use wire::vault::{EntryKind, KeyId, VaultEntry, VaultName, Wrap, WrapOf};
 use wire::{MeshId, PublicKey};
 
@@ -195,9 +195,11 @@ impl Entries<'_> {
         &mut self,
         mesh: &MeshId,
         kid: &KeyId,
+        after: Option<&WrapAt>,
         most: usize,
     ) -> Result<Vec<WrapOf>, StoreError> {
-        let (mut wraps, mut after) = (Vec::new(), (String::new(), String::new()));
+        let mut wraps = Vec::new();
+        let mut after = after.map_or_else(Default::default, |at| (at.owner.to_string(), at.key.to_string()));
         // Contents are hashed on the way, a few at a time: a thousand of the largest would fill the memory.
         while wraps.len() < most {
             let (owner, key) = (after.0.as_str(), after.1.as_str());

@@ -11,7 +11,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::access::Action;
 use vault::{entry, keys as vault_keys};
 use wire::peer::vault::{
-    AtRestRotated, KeptKey, VaultKeyPut, VaultKeysResult, VaultRewrap, VaultRewrapped, VaultWrapsResult,
+    AtRestRotated, KeptKey, VaultKeyPut, VaultKeysResult, VaultRewrap, VaultRewrapped, VaultWraps,
+    VaultWrapsResult,
 };
 use wire::vault::{Grant, KeyId, MAX_ENTRIES, RunnerId, VaultKey};
 
@@ -101,10 +102,11 @@ pub(super) fn check_grants(asker: Asker<'_>, grants: &[Grant]) -> Result<(), Vau
 ///
 /// # Errors
 /// [`VaultError`].
-pub async fn wraps(asker: Asker<'_>, kid: &KeyId) -> Result<VaultWrapsResult, VaultError> {
+pub async fn wraps(asker: Asker<'_>, frame: &VaultWraps) -> Result<VaultWrapsResult, VaultError> {
     asker.owns()?;
     let mut tx = asker.broker.store.read().await?;
-    let wraps = tx.entries().wraps_of(&asker.caller.mesh, kid, MAX_ENTRIES).await?;
+    let wraps =
+        tx.entries().wraps_of(&asker.caller.mesh, &frame.kid, frame.after.as_ref(), MAX_ENTRIES).await?;
     Ok(VaultWrapsResult { wraps })
 }
 

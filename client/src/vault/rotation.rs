@@ -7,7 +7,7 @@ use vault::entry;
 use vault::keys::{BoxKey, runner_id};
 use wire::ErrorCode;
 use wire::peer::vault::{
-    KeptKey, VaultKeyDrop, VaultKeysResult, VaultRewrap, VaultRewrapped, VaultWraps, VaultWrapsResult,
+    KeptKey, VaultKeyDrop, VaultKeysResult, VaultRewrap, VaultRewrapped, VaultWraps, VaultWrapsResult, WrapAt,
 };
 use wire::vault::{BoxPublic, KeyId, RunnerId, VaultKey, WrapOf};
 
@@ -89,7 +89,7 @@ impl MeshVault<'_> {
         Ok((runners.into_iter().cloned().collect(), left_out))
     }
 
-    /// Until no entry is sealed to `old`.
+    /// Until no entry is sealed to `old`. What is damaged is left as it is, and keeps nobody else's entries there.
     async fn empty(
         &self,
         old: &KeptKey,
@@ -99,12 +99,29 @@ impl MeshVault<'_> {
     ) -> Result<(), ClientError> {
         let from = &old.key.kid;
         let (mut least, mut left, mut stuck) = (i64::MAX, 0, 0);
+        let (mut after, mut damaged) = (None, Vec::new());
         for _ in 0..ROUNDS {
-            let found: VaultWrapsResult = self.connection.request(&VaultWraps { kid: from.clone() }).await?;
-            if found.wraps.is_empty() {
-                return Ok(());
+            let page = VaultWraps { kid: from.clone(), after: after.take() };
+            let found: VaultWrapsResult = self.connection.request(&page).await?;
+            let Some(last) = found.wraps.last() else {
+                // The end of a pass. Entries that changed meanwhile need another one; a broker that never gets on is not
+                // waited for.
+                stuck = if left < least { 0 } else { stuck + 1 };
+                least = least.min(left);
+                match (left, damaged.is_empty()) {
+                    (0, _) => return Ok(()),
+                    (_, false) => return Err(not_moved(damaged)),
+                    _ if stuck > TRIES => break,
+                    _ => continue,
+                }
+            };
+            after = Some(WrapAt { owner: last.owner.clone(), key: last.key.clone() });
+            let (wraps, broken) = self.rewrapped(found.wraps, private, newest, from);
+            left = left.max(1);
+            damaged.extend(broken);
+            if wraps.is_empty() {
+                continue;
             }
-            let wraps = self.rewrapped(found.wraps, private, newest, from)?;
             let done: VaultRewrapped =
                 self.connection.request(&VaultRewrap { from: from.clone(), wraps }).await?;
             left = done.left;
@@ -112,24 +129,19 @@ impl MeshVault<'_> {
             if left == 0 {
                 return Ok(());
             }
-            // Entries that change meanwhile are left out of a round; a broker that never gets on is not waited for.
-            stuck = if left < least { 0 } else { stuck + 1 };
-            least = least.min(left);
-            if stuck > TRIES {
-                break;
-            }
         }
         let message = format!("{left} entries stay sealed to vault key {}", old.key.number);
         Err(refused(ErrorCode::Conflict, message))
     }
 
+    /// What can be sealed to the new key, and names of what is not what its owner sealed.
     fn rewrapped(
         &self,
         wraps: Vec<WrapOf>,
         private: &BoxKey,
         newest: &VaultKey,
         from: &KeyId,
-    ) -> Result<Vec<WrapOf>, ClientError> {
+    ) -> (Vec<WrapOf>, Vec<String>) {
         let (mut done, mut damaged) = (Vec::with_capacity(wraps.len()), Vec::new());
         for of in wraps {
             match entry::rewrap(private, &newest.public, &self.entry.mesh_id, &of) {
@@ -137,14 +149,15 @@ impl MeshVault<'_> {
                 _ => damaged.push(format!("{} version {} of {:.8}", of.key, of.version, of.owner.as_str())),
             }
         }
-        if done.is_empty() && !damaged.is_empty() {
-            damaged.truncate(10);
-            let message = format!(
-                "not what their owners sealed, and left as they are: {}; the old key is kept",
-                damaged.join(", ")
-            );
-            return Err(refused(ErrorCode::VaultDamaged, message));
-        }
-        Ok(done)
+        (done, damaged)
     }
+}
+
+fn not_moved(mut damaged: Vec<String>) -> ClientError {
+    damaged.truncate(10);
+    let message = format!(
+        "not what their owners sealed, and left as they are: {}; the old key is kept",
+        damaged.join(", ")
+    );
+    refused(ErrorCode::VaultDamaged, message)
 }

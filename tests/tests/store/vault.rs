@@ -181,7 +181,7 @@ async fn a_thousand_wraps_are_exchanged_at_once_and_a_changed_entry_is_left(worl
     tx.commit().await.expect("commits");
     let began = Instant::now();
     let mut tx = begin(&world.store).await;
-    let wraps = tx.entries().wraps_of(&world.mesh, &kid(1), 1000).await.expect("reads");
+    let wraps = tx.entries().wraps_of(&world.mesh, &kid(1), None, 1000).await.expect("reads");
     assert_eq!(wraps.len(), 1000);
     let anew = |of: WrapOf| WrapOf { wrap: Wrap { kid: kid(2), sealed: "anew".into() }, ..of };
     let wraps: Vec<WrapOf> = wraps.into_iter().map(anew).collect();

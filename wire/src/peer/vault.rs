@@ -207,10 +207,19 @@ pub struct VaultKeyPut {
     pub grants: Vec<Grant>,
 }
 
-/// By the mesh's owner: entries that are sealed to this key, at most 1,000, of every member.
+/// By the mesh's owner: entries that are sealed to this key, at most 1,000, of every member, in the order of owner and key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VaultWraps {
     pub kid: KeyId,
+    /// The last of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<WrapAt>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrapAt {
+    pub owner: PublicKey,
+    pub key: VaultName,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

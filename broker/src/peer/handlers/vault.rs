@@ -53,7 +53,7 @@ async fn keys(kind: &str, asked: &Asked, text: &str) -> Result<(), FrameError> {
     match kind {
         "vault_keys" => asked.answer(&vault::keys(asker).await?).await,
         "vault_key_put" => asked.answer(&vault::put_key(asker, body::<VaultKeyPut>(text)?).await?).await,
-        "vault_wraps" => asked.answer(&vault::wraps(asker, &body::<VaultWraps>(text)?.kid).await?).await,
+        "vault_wraps" => asked.answer(&vault::wraps(asker, &body::<VaultWraps>(text)?).await?).await,
         "vault_rewrap" => asked.answer(&vault::rewrap(asker, body::<VaultRewrap>(text)?).await?).await,
         "vault_key_drop" => {
             asked.answer(&vault::drop_key(asker, &body::<VaultKeyDrop>(text)?.kid).await?).await;
