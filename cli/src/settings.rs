@@ -175,7 +175,7 @@ mod tests {
             serde_json::json!({
                 "server_name": "t",
                 "source": {"type": "npx", "package": "p@1"},
-                "config": {"env": {"A": "b=c"}, "memory_mb": 512, "open_files": 64, "idle_stop_s": 600,
+                "config": {"env": {"A": "b=c"}, "env_salt": "a salt of a test", "memory_mb": 512, "open_files": 64, "idle_stop_s": 600,
                            "cpus": 0.5, "pids": 100, "disk_mb": 1024, "isolation": "strict",
                            "network_allow": ["a.com:443", "*.b.com:8443", "c.com:443"],
                            "args": ["--first", "--last"], "allow_scripts": true},
