@@ -7,7 +7,8 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 mine() { "$claudemesh" --mesh home "$@"; }
 show() { printf '$ claudemesh %s\n' "$*"; }
 
-"$claudemesh" up --name home &
+# In a session of its own: a Ctrl-C that reached both of us would tell it twice to stop, which means at once, with its runner left behind.
+setsid "$claudemesh" up --name home &
 up=$!
 # However this script ends, nothing of it stays behind.
 trap 'kill -TERM $up 2>/dev/null || true; wait $up || true' EXIT
