@@ -135,11 +135,7 @@ fn say_hello(out: Out, entry: &MeshEntry, data: &DataFolder) -> Result<(), Failu
 async fn greet(here: &Here, entry: &MeshEntry, data: &DataFolder, is_up: oneshot::Receiver<()>) {
     let out = here.out;
     if is_up.await.is_ok() {
-        out.remark("  runner  ready");
-        out.remark("\nnext, in another terminal:");
-        out.remark("  claudemesh deploy everything -- npx -y @modelcontextprotocol/server-everything");
-        out.remark("  claudemesh ls");
-        out.remark("Ctrl-C stops everything; the next `claudemesh up` brings it back.\n");
+        // Before it is called ready: what is typed next may be a secret.
         match trust_own_runner(here, entry, data).await {
             Ok(true) => tracing::info!("the runner may open the mesh's vault"),
             Ok(false) => {}
@@ -148,6 +144,11 @@ async fn greet(here: &Here, entry: &MeshEntry, data: &DataFolder, is_up: oneshot
                 failure.message
             ),
         }
+        out.remark("  runner  ready");
+        out.remark("\nnext, in another terminal:");
+        out.remark("  claudemesh deploy everything -- npx -y @modelcontextprotocol/server-everything");
+        out.remark("  claudemesh ls");
+        out.remark("Ctrl-C stops everything; the next `claudemesh up` brings it back.\n");
     }
     std::future::pending().await
 }
