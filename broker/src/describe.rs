@@ -80,6 +80,8 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
         env_names: if manageable { spec.env_names.clone() } else { Vec::new() },
         vault: Vec::new(),
         run_as: spec.run_as,
+        inject: if manageable { spec.inject.clone() } else { Vec::new() },
+        unmasked_results: spec.unmasked_results,
         args: if manageable { spec.args.clone() } else { Vec::new() },
         restarts: shown.map_or(0, |generation| generation.restarts),
         usage: shown.and_then(|generation| generation.usage),

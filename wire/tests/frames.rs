@@ -77,6 +77,8 @@ fn status() -> ServiceStatus {
         env_names: vec!["TOKEN".into()],
         vault: Vec::new(),
         run_as: wire::vault::RunAs::Deployer,
+        inject: Vec::new(),
+        unmasked_results: false,
         args: vec!["--stdio".into()],
         restarts: 1,
         usage: Some(Usage { memory_bytes: 1024, pids: 3, cpu_ms: Some(250), disk_bytes: 4096 }),

@@ -141,6 +141,13 @@ pub fn card(service: &ServiceStatus, now_ms: i64) -> String {
         card.line("environment", plain_line(&service.env_names.join(", ")));
     }
     card.lines("secrets", service.vault.iter().map(secret_words));
+    if !service.inject.is_empty() {
+        let hosts: Vec<String> = service.inject.iter().map(ToString::to_string).collect();
+        card.line("put in", format!("for requests to {}; the process holds placeholders", hosts.join(", ")));
+    }
+    if service.unmasked_results {
+        card.line("results", "are passed on with the secrets that are in them");
+    }
     if !service.run_as.is_deployer() {
         card.line("run as", "caller: an instance for each caller, with their own secrets");
     }
@@ -328,7 +335,12 @@ pub mod tests {
             version,
         };
         service.vault = vec![used(Some("Ana"), Some(3)), used(Some("Ana"), None), used(None, None)];
+        service.inject = vec![wire::EgressRule::parse("api.github.com").unwrap()];
+        service.unmasked_results = true;
         let card = card(&service, 0);
+        assert!(
+            card.contains("requests to api.github.com:443") && card.contains("passed on with the secrets")
+        );
         for part in ["version 3 of Ana", "MISSING in the vault of Ana", "each caller's own"] {
             assert!(card.contains(&format!("TOKEN ← $vault:github-token, {part}")), "{part} in {card}");
         }

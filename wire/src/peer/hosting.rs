@@ -320,6 +320,12 @@ pub struct ServiceStatus {
     pub vault: Vec<VaultUse>,
     #[serde(default, skip_serializing_if = "RunAs::is_deployer")]
     pub run_as: RunAs,
+    /// Hosts whose requests get the vault's values; to those who manage it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inject: Vec<EgressRule>,
+    /// Its tools' results are passed on with the secrets that are in them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmasked_results: bool,
     pub args: Vec<String>,
     pub restarts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
