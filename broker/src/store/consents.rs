@@ -21,9 +21,6 @@ const PUT: &str = "INSERT INTO consent (mesh_id, name, signer, serial, member_id
 const PRUNE: &str = "DELETE FROM consent WHERE mesh_id = $1 AND name = $2 AND signer = $3 AND serial NOT IN \
     (SELECT c.serial FROM consent c WHERE c.mesh_id = $1 AND c.name = $2 AND c.signer = $3 \
     ORDER BY c.serial DESC LIMIT $4)";
-const FORGET: &str = "DELETE FROM consent WHERE mesh_id = $1 AND name = $2 AND signer = $3 AND serial = $4";
-const OF: &str = "SELECT signer, serial, doc, signature FROM consent WHERE mesh_id = $1 AND name = $2 \
-    ORDER BY serial DESC, signer";
 const BY: &str = "SELECT signer, serial, doc, signature FROM consent WHERE mesh_id = $1 AND name = $2 AND signer = $3 \
     ORDER BY serial DESC";
 
@@ -55,24 +52,6 @@ impl Consents<'_> {
         }
         execute!(&mut *self.tx, PRUNE, mesh, name, signer, KEPT_CONSENTS)?;
         Ok(())
-    }
-
-    /// Of every signer, newest first.
-    pub async fn of(&mut self, service: &ServiceKey) -> Result<Vec<Consent>, StoreError> {
-        let (mesh, name) = (service.mesh.as_str(), service.name.as_str());
-        let rows: Vec<ConsentRow> = fetch_all!(&mut *self.tx, OF, mesh, name)?;
-        rows.into_iter().map(|row| Ok(row.read(service)?.1)).collect()
-    }
-
-    /// As if it had not been signed. `false` when it is not there.
-    pub async fn forget(
-        &mut self,
-        service: &ServiceKey,
-        signer: &PublicKey,
-        serial: i64,
-    ) -> Result<bool, StoreError> {
-        let (mesh, name) = (service.mesh.as_str(), service.name.as_str());
-        Ok(execute!(&mut *self.tx, FORGET, mesh, name, signer.as_str(), serial)? == 1)
     }
 
     /// Newest first.
