@@ -181,6 +181,8 @@ async fn send(
         params: call.params,
         deadline_ms: u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX),
         events: call.events,
+        asks: false,
+        session: None,
         caller: call.view.key_of(&call.caller.member).cloned(),
     };
     let body = Bytes::from(serde_json::to_vec(&rpc)?);
@@ -206,7 +208,7 @@ impl Ongoing {
     async fn read(&mut self) -> Result<Said, CallError> {
         let next = timeout_at(self.ends + SLACK, self.lines.next()).await.map_err(|_| CallError::Deadline)?;
         let line = next?.ok_or(RunnerError::Lost)?;
-        let RpcLine { event, result, error } =
+        let RpcLine { event, ask: _, result, error } =
             serde_json::from_slice(&line).map_err(|e| RunnerError::Nonsense(e.to_string()))?;
         match (event, result, error) {
             (Some(event), None, None) => Ok(Said::Event(event)),

@@ -2,18 +2,24 @@
 //!
 //! Not here: what a command does (see [`crate::commands`] and [`crate::roles`]).
 
+mod agents;
 mod backup;
 mod deploy;
 mod jail;
+mod lend;
 mod roles;
 mod services;
+mod session;
 mod vault;
 
+pub use agents::{ClientName, ConnectArgs, ImportArgs};
 pub use backup::BackupArgs;
 pub use deploy::DeployArgs;
 pub use jail::{ApproveArgs, LearnArgs, PolicyArgs, RulesArgs};
+pub use lend::{ShareArgs, SkillAct, SkillCommand};
 pub use roles::{BrokerArgs, DataArgs, KeyArgs, LimitArgs, ListenArg, RunnerArgs, UpArgs};
 pub use services::{CallArgs, LogsArgs, NameArgs, ScopeArgs, ToolsArgs};
+pub use session::{Activity, HookArgs, LaunchArgs, McpArgs};
 pub use vault::{
     ConsentArgs, KeyAct, KeyCommand, LedgerArgs, OwnIdArgs, RunnerAct, RunnerCommand, SetArgs, VaultAct,
     VaultArgs,
@@ -104,6 +110,24 @@ pub enum Command {
     Backup(BackupArgs),
     /// Bring a mesh back from such a file
     Restore(BackupArgs),
+    /// Put the mesh into an MCP client's configuration
+    Connect(ConnectArgs),
+    /// Take it out again
+    Disconnect(ConnectArgs),
+    /// Host the MCP servers that your clients are configured with
+    Import(ImportArgs),
+    /// Start Claude Code in the mesh
+    Launch(LaunchArgs),
+    /// What an MCP client starts: the mesh, or one service, over stdio
+    Mcp(McpArgs),
+    /// Lend an MCP server of this machine to the mesh
+    Share(ShareArgs),
+    /// Instructions that the mesh shares
+    Skill(SkillCommand),
+    /// What a client's hooks start: reports what the session is doing
+    Hook(HookArgs),
+    /// One line about the mesh, for a client's status line
+    StatusLine(InMesh),
     /// Make an invite link
     Invite(InviteArgs),
     /// Become a member of a mesh
@@ -127,7 +151,14 @@ impl Command {
     pub fn mesh(&self) -> Option<&str> {
         let place = match self {
             Self::Deploy(args) => &args.place,
-            Self::Ls(place) | Self::Peers(place) | Self::Members(place) => place,
+            Self::Ls(place) | Self::Peers(place) | Self::Members(place) | Self::StatusLine(place) => place,
+            Self::Connect(args) | Self::Disconnect(args) => &args.place,
+            Self::Import(args) => &args.place,
+            Self::Launch(args) => &args.place,
+            Self::Mcp(args) => &args.place,
+            Self::Share(args) => &args.place,
+            Self::Skill(args) => &args.place,
+            Self::Hook(args) => &args.place,
             Self::Status(args)
             | Self::Why(args)
             | Self::Update(args)

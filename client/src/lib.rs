@@ -15,7 +15,7 @@ pub mod vault;
 pub use self::vault::MeshVault;
 pub use address::BrokerAddress;
 pub use config::{Config, MeshEntry};
-pub use connection::{Announce, CallOptions, Connection, LinkState, Membership, Reconnect};
+pub use connection::{Announce, CallOptions, Connection, LinkState, Membership, Reconnect, SessionPlace};
 pub use error::ClientError;
 pub use identity::Identity;
 

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// ARCHITECTURE.md, "Crates". Test crates may use everything.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("cli", &["client", "broker", "runner", "jail", "vault", "wire"]),
+    ("cli", &["mcp", "client", "broker", "runner", "jail", "vault", "wire"]),
+    ("mcp", &["client", "wire"]),
     ("client", &["wire", "vault"]),
     ("broker", &["catalog", "vault", "wire"]),
     ("runner", &["wire", "vault", "jail"]),

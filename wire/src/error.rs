@@ -162,6 +162,7 @@ error_codes! {
     TooManyProcesses "too_many_processes" 502 Service "The server ended after it was refused more processes or threads than it may have." "Raise `--pids`.";
     DiskExceeded "disk_exceeded" 502 Service "The server was ended because its data directory holds more than it may." "Raise `--disk`, or empty it with `claudemesh rm` and a new deploy.";
     Quarantined "quarantined" 403 Denied "The tool's definition changed since the service's owner approved it." "Its owner looks at `claudemesh status NAME` and runs `claudemesh approve NAME`.";
+    HostOffline "host_offline" 503 Unavailable "The member that lends this server is not connected." "Wait until they are back; `claudemesh ls` shows since when.";
     ResultTooLarge "result_too_large" 502 Service "The server's answer is larger than the limit." "Ask for less.";
     McpError "mcp_error" 200 Service "The server answered with a JSON-RPC error, which is passed on." "Depends on the server's own message.";
     RunnerLost "runner_lost" 502 Unavailable "The runner ended while the call was running." "Try again; services come back by themselves. Check first whether the call had an effect.";

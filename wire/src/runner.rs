@@ -9,6 +9,7 @@
 //! | `GET /v1/services/{mesh}/{name}/lists` | | `Lists`, 404 |
 //! | `DELETE /v1/services/{mesh}/{name}?purge=true` | | 204 once the whole process tree is gone; `purge` also removes its data |
 //! | `POST /v1/services/{mesh}/{name}/rpc` | [`Rpc`] | 200, a stream of [`RpcLine`]; dropping it cancels the call |
+//! | `GET /v1/calls` (WebSocket) | one [`RpcCall`] at a time, [`RpcDown`] while it runs | a text message per [`RpcLine`]; after the last one the socket takes the next call; closing it cancels |
 //! | `GET /v1/services/{mesh}/{name}/logs?lines=200&follow=true` | | stream of `LogLine` |
 //! | `GET /v1/events` | | stream of [`Event`]: every service, then `synced`, then changes |
 //! | `HEAD`, `PUT /v1/blobs/{sha256}` | raw bytes | 200 or 404; 201 |
@@ -78,18 +79,69 @@ pub struct Rpc {
     /// Send progress and log notifications of this call as `event` lines.
     #[serde(default)]
     pub events: bool,
+    /// The caller answers what the server asks of its client: `ask` lines, [`RpcDown`]. Only over `/v1/calls`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
+    /// Which session calls: opaque. A server's own requests and log messages name no call, so they are passed on only
+    /// while every call that it works on is of one session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Who calls. An instance of [`RunAs::Caller`](crate::vault::RunAs::Caller) answers nobody but its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<PublicKey>,
 }
 
-/// Zero or more `event`, then exactly one `result` or `error`. A struct of options, because serde buffers (and so
+/// What opens a call on the kept socket of `/v1/calls`. The method [`LISTEN`] stays open: zero or more `event`, until it is
+/// cancelled or the service goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RpcCall {
+    pub service: ServiceKey,
+    pub rpc: Rpc,
+}
+
+/// Not MCP's: `params` is a [`Listen`]. The first line is an `event` with the method [`LISTENING`].
+pub const LISTEN: &str = "claudemesh/listen";
+pub const LISTENING: &str = "claudemesh/listening";
+
+/// See [`crate::peer::calls::McpListen`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listen {
+    #[serde(default)]
+    pub resources: Vec<String>,
+    #[serde(default)]
+    pub log_level: Option<String>,
+}
+
+/// From the caller to the server's request.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RpcDown {
+    pub ask: u64,
+    /// Exactly one of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<RawJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RawJson>,
+}
+
+/// What the server asks of its client while it works on this call.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RpcAsk {
+    /// Counts within the call.
+    pub ask: u64,
+    /// `{method, params}`, secrets masked.
+    pub request: RawJson,
+}
+
+/// Zero or more `event` and `ask`, then exactly one `result` or `error`. A struct of options, because serde buffers (and so
 /// re-writes) raw JSON inside tagged enums.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct RpcLine {
     /// A JSON-RPC notification `{method, params}` that belongs to this call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<RawJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<RpcAsk>,
     /// The `result` member of the server's response, untouched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<RawJson>,

@@ -335,6 +335,7 @@ fn call_frames() {
             method: "prompts/get".into(),
             params: Some(raw(&json!({"name": "p"}))),
             deadline_ms: None,
+            asks: true,
         },
     );
     golden(

@@ -1,5 +1,6 @@
 //! What each command of a person does: one frame or stream, then words.
 
+mod agents;
 mod call;
 mod card;
 mod consent;
@@ -7,12 +8,18 @@ mod deploy;
 mod doctor;
 mod drift;
 mod follow;
+mod hook;
 mod invite;
+mod launch;
 mod logs;
+mod mcp;
 mod network;
 mod people;
 mod policy;
 mod services;
+mod share;
+mod skill;
+mod status_line;
 mod tools;
 mod trust;
 mod vault;
@@ -58,6 +65,15 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
             Some(act) => trust::runner(here, act).await?,
             None => return Err(Failure::platform("a role is not a command")),
         },
+        Command::Connect(args) => agents::connect(here, &args).await?,
+        Command::Disconnect(args) => agents::disconnect(here, &args).await?,
+        Command::Import(args) => agents::import(here, &args).await?,
+        Command::Launch(args) => return launch::launch(here, &args).await,
+        Command::Mcp(args) => mcp::mcp(here, &args).await?,
+        Command::Share(args) => share::share(here, &args).await?,
+        Command::Skill(args) => skill::skill(here, &args).await?,
+        Command::Hook(args) => hook::hook(here, &args).await?,
+        Command::StatusLine(_) => status_line::status_line(here).await?,
         Command::Invite(args) => invite::invite(here, &args).await?,
         Command::Join(args) => invite::join(here, &args).await?,
         Command::Peers(_) => people::peers(here).await?,

@@ -23,11 +23,15 @@ use wire::RawJson;
 use wire::peer::Body;
 use wire::peer::calls::{McpCall, McpCallResult, McpRequest, McpRequestResult};
 use wire::peer::hello::HelloAck;
+use wire::peer::live::{McpCallForward, McpCallForwardCancel};
 use wire::peer::mesh::SystemPush;
 
 pub(crate) use hello::now_ms;
 pub use hello::{Announce, Membership};
-pub use stream::{CallEvent, CallStream, DeployEvent, DeployStream, LogEvent, LogStream};
+pub use stream::{
+    CallEvent, CallStream, DeployEvent, DeployStream, ListenEvent, ListenStream, LogEvent, LogStream,
+    RequestEvent, RequestStream,
+};
 
 use crate::error::ClientError;
 use socket::{Command, Frame, Owner, Waiter};
@@ -67,8 +71,24 @@ pub struct CallOptions {
     pub meta: Option<RawJson>,
 }
 
+/// Where the processes of one session meet: `<dir>/<16 hex>.{lock,sock}`, both 0600, the directory 0700.
+#[derive(Debug, Clone)]
+pub struct SessionPlace {
+    pub dir: std::path::PathBuf,
+    /// Names the session among those of this member on this machine.
+    pub session_id: String,
+}
+
+/// See [`Connection::forwards`].
+#[derive(Debug)]
+pub enum Forward {
+    Call(McpCallForward),
+    Cancel(McpCallForwardCancel),
+}
+
 pub struct Connection {
     commands: mpsc::Sender<Command>,
+    forwards: broadcast::Sender<Arc<Forward>>,
     next_id: AtomicU64,
     state: watch::Receiver<LinkState>,
     pushes: broadcast::Sender<Arc<SystemPush>>,
@@ -93,7 +113,40 @@ impl Connection {
         let owner = Owner { membership, announce, reconnect, inbox, report, pushes: pushes.clone() };
         let mut task = JoinSet::new();
         task.spawn(owner.run(socket));
-        Ok(Self { commands, next_id: AtomicU64::new(1), state, pushes, task })
+        Ok(Self {
+            commands,
+            forwards: broadcast::Sender::new(PUSH_QUEUE),
+            next_id: AtomicU64::new(1),
+            state,
+            pushes,
+            task,
+        })
+    }
+
+    /// Joins the link of a session: the first process of it holds the connection to the broker, the others reach the
+    /// broker through that process, and when it ends another takes over. Returns at once: until the link is up,
+    /// [`Connection::state`] is `Down` and requests wait for it within their own deadline. Reconnects for ever.
+    #[must_use]
+    pub fn join(membership: Membership, announce: Announce, place: &SessionPlace) -> Self {
+        // H4 fills this in.
+        let _ = (membership, announce, place);
+        unreachable!()
+    }
+
+    /// What the broker asks of this connection as the host of live servers, from now on. In a shared session every process
+    /// gets all of it; a call of a server that is not one's own is ignored.
+    pub fn forwards(&self) -> broadcast::Receiver<Arc<Forward>> {
+        self.forwards.subscribe()
+    }
+
+    /// One frame that nobody answers.
+    ///
+    /// # Errors
+    /// When the link is gone for good.
+    pub async fn tell<B: Body + Serialize>(&self, body: &B) -> Result<(), ClientError> {
+        let text = wire::peer::write(None, body)
+            .map_err(|e| ClientError::Local(format!("cannot write the frame: {e}")))?;
+        self.commands.send(Command::Tell { text }).await.map_err(|_| self.closed())
     }
 
     /// What the broker said to the latest hello; `None` while the link is down.
@@ -240,6 +293,15 @@ struct Forgetter {
 }
 
 impl Forgetter {
+    /// One frame that nobody answers.
+    async fn tell<B: Body + Serialize>(&self, body: &B) -> Result<(), ClientError> {
+        let text = wire::peer::write(None, body)
+            .map_err(|e| ClientError::Local(format!("cannot write the answer: {e}")))?;
+        let gone = || ClientError::Closed("the link is gone".to_owned());
+        let Some(commands) = &self.commands else { return Err(gone()) };
+        commands.send(Command::Tell { text }).await.map_err(|_| gone())
+    }
+
     fn disarm(mut self) {
         self.commands = None;
     }

@@ -83,8 +83,19 @@ impl Waiter {
 }
 
 pub(super) enum Command {
-    Ask { id: u64, text: String, waiter: Waiter },
-    Forget { id: u64, cancel: bool },
+    Ask {
+        id: u64,
+        text: String,
+        waiter: Waiter,
+    },
+    Forget {
+        id: u64,
+        cancel: bool,
+    },
+    /// A frame that nobody answers.
+    Tell {
+        text: String,
+    },
     Close,
 }
 
@@ -290,6 +301,7 @@ fn frame_of(command: Command, waiting: &Waiting) -> Option<String> {
             }
             wire::peer::write(None, &McpCancel { request_id: id.to_string() }).ok()
         }
+        Command::Tell { text } => Some(text),
         Command::Close => None,
     }
 }

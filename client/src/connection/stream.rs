@@ -7,7 +7,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use wire::RawJson;
 use wire::peer::Body;
-use wire::peer::calls::{McpCall, McpCallResult, McpRequestEvent};
+use wire::peer::calls::{
+    McpAsk, McpAskAnswer, McpCall, McpCallResult, McpListen, McpListening, McpRequest, McpRequestEvent,
+    McpRequestResult,
+};
 use wire::peer::hosting::{McpDeployProgress, McpDeployStatus, McpLogs, McpLogsEvent, McpLogsResult};
 
 use super::socket::{Frame, Waiter};
@@ -143,7 +146,109 @@ impl CallStream {
     }
 }
 
+#[derive(Debug)]
+pub enum RequestEvent {
+    /// A JSON-RPC notification `{method, params}` of this request.
+    Notification(RawJson),
+    /// The server asks its client something; answer with [`RequestStream::answer`].
+    Ask(McpAsk),
+    Done(McpCallResult),
+}
+
+/// Dropping it cancels the request.
+pub struct RequestStream {
+    frames: FrameStream,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl RequestStream {
+    /// # Errors
+    /// Only when there is no answer at all; see [`Connection::call_raw`].
+    pub async fn next(&mut self) -> Result<RequestEvent, ClientError> {
+        let frame = self.frames.next_before(self.deadline, self.limit).await?;
+        match frame.kind()?.as_ref() {
+            McpRequestEvent::TYPE => {
+                let McpRequestEvent { event } = frame.read()?;
+                Ok(RequestEvent::Notification(event))
+            }
+            McpAsk::TYPE => frame.read().map(RequestEvent::Ask),
+            _ => {
+                self.frames.finish();
+                let McpRequestResult(result) = frame.read()?;
+                Ok(RequestEvent::Done(result))
+            }
+        }
+    }
+
+    /// `Err`: a JSON-RPC error object.
+    ///
+    /// # Errors
+    /// When the link is gone.
+    pub async fn answer(&self, ask: u64, answer: Result<RawJson, RawJson>) -> Result<(), ClientError> {
+        let (result, error) = match answer {
+            Ok(result) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        let request_id = self.frames.guard.id.to_string();
+        self.frames.guard.tell(&McpAskAnswer { request_id, ask, result, error }).await
+    }
+}
+
+#[derive(Debug)]
+pub enum ListenEvent {
+    /// From now on nothing is missed.
+    Listening,
+    /// A JSON-RPC notification `{method, params}`.
+    Notification(RawJson),
+    /// The last event: the service is gone, or not to be called any more.
+    Ended(McpCallResult),
+}
+
+/// Dropping it ends the subscription.
+pub struct ListenStream {
+    frames: FrameStream,
+}
+
+impl ListenStream {
+    /// # Errors
+    /// A lost link.
+    pub async fn next(&mut self) -> Result<ListenEvent, ClientError> {
+        let frame = self.frames.next().await?;
+        match frame.kind()?.as_ref() {
+            McpListening::TYPE => Ok(ListenEvent::Listening),
+            McpRequestEvent::TYPE => {
+                let McpRequestEvent { event } = frame.read()?;
+                Ok(ListenEvent::Notification(event))
+            }
+            _ => {
+                self.frames.finish();
+                let McpRequestResult(result) = frame.read()?;
+                Ok(ListenEvent::Ended(result))
+            }
+        }
+    }
+}
+
 impl Connection {
+    /// Any MCP request that the broker allows, with what the server says and asks meanwhile.
+    ///
+    /// # Errors
+    /// When the frame cannot be sent.
+    pub async fn request_stream(&self, request: &McpRequest) -> Result<RequestStream, ClientError> {
+        let limit = request.deadline_ms.map_or(CALL_DEADLINE, Duration::from_millis) + CALL_GRACE;
+        let frames = FrameStream::open(self, request, true).await?;
+        Ok(RequestStream { frames, deadline: Instant::now() + limit, limit })
+    }
+
+    /// What a service says outside of requests.
+    ///
+    /// # Errors
+    /// When the frame cannot be sent.
+    pub async fn listen(&self, listen: &McpListen) -> Result<ListenStream, ClientError> {
+        Ok(ListenStream { frames: FrameStream::open(self, listen, true).await? })
+    }
+
     /// Sends one frame of the deploy family ([`wire::peer::hosting`]) and follows it.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub struct McpCallResult {
 }
 
 /// *Ours*: any MCP request (`tools/call`, `prompts/get`, `resources/read`, `completion/complete`), params untouched.
-/// Answered by zero or more `mcp_request_event` and one `mcp_request_result`.
+/// Answered by zero or more `mcp_request_event` and `mcp_ask`, and one `mcp_request_result`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpRequest {
@@ -46,9 +46,55 @@ pub struct McpRequest {
     pub method: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<RawJson>,
+    /// Milliseconds; default 30,000, at most a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+    /// The caller answers what the server asks of its client meanwhile (elicitation, sampling, roots): [`McpAsk`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
 }
+
+/// *Ours*, broker → caller, with the `_reqId` of its `mcp_request`: what the server asks of its client. To be answered with
+/// [`McpAskAnswer`]; when the request ends, nobody waits for that any more.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct McpAsk {
+    /// Counts within the request.
+    pub ask: u64,
+    /// A JSON-RPC request without id: `{method, params}`.
+    pub request: RawJson,
+}
+
+/// *Ours*, caller → broker. Exactly one of `result` and `error` (a JSON-RPC error object). No answer of its own.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct McpAskAnswer {
+    /// `_reqId` of the `mcp_request`.
+    pub request_id: String,
+    pub ask: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<RawJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RawJson>,
+}
+
+/// *Ours*: what a service says outside of calls, until `mcp_cancel`, disconnect, or the end of the caller's access. Answered by
+/// `mcp_listening`, then `mcp_request_event`s (`list_changed` of three kinds, `notifications/resources/updated` of what is subscribed,
+/// `notifications/message`), at the end one `mcp_request_result` with the error. Neither wakes a service that sleeps nor keeps it awake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct McpListen {
+    pub server_name: String,
+    /// URIs of resources whose updates are wanted, at most 1,000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<String>,
+    /// Least level of log messages that are wanted (MCP `LoggingLevel`); none: no log messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+}
+
+/// *Ours*: from now on nothing is missed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct McpListening {}
 
 /// *Ours*.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,4 +122,8 @@ body! {
     McpCall = "mcp_call";
     McpRequest = "mcp_request";
     McpRequestEvent = "mcp_request_event";
+    McpAsk = "mcp_ask";
+    McpAskAnswer = "mcp_ask_answer";
+    McpListen = "mcp_listen";
+    McpListening = "mcp_listening";
 }

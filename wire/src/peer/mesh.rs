@@ -41,6 +41,41 @@ pub struct Peer {
     pub model: Option<String>,
 }
 
+/// What the caller's session is doing: `idle`, `working`, `dnd` (peer-protocol reference §3.2.1; (+) `needs_input`). Answered by
+/// [`StatusSet`] when it carries a `_reqId`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetStatus {
+    pub status: String,
+}
+
+/// *Ours*: the original answers nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusSet {
+    pub status: String,
+}
+
+/// Body of `POST /hook/set-status` (peer-protocol reference §8.1), signed like an upload. The session is looked for by
+/// `session_id`, else by `pid` and `cwd`, else by `cwd`: among the presences of the member that signed, and nobody else's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatus {
+    pub cwd: String,
+    pub status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+/// Answer to [`HookStatus`]. `pending`: there is no such session yet; it is set if one comes within 10 s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatusSet {
+    pub ok: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence_id: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+}
+
 /// *Ours*: registers an invite that the mesh owner signed on their own machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InviteCreate {
@@ -230,4 +265,6 @@ body! {
     MemberUpdate = "member_update";
     MemberUpdated = "member_updated";
     SystemPush = "push";
+    SetStatus = "set_status";
+    StatusSet = "status_set";
 }

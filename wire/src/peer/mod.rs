@@ -8,7 +8,9 @@
 pub mod calls;
 pub mod hello;
 pub mod hosting;
+pub mod live;
 pub mod mesh;
+pub mod skills;
 pub mod trust;
 pub mod vault;
 

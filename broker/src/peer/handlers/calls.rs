@@ -36,7 +36,7 @@ pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
 }
 
 pub async fn request(asked: Asked, frame: McpRequest, cancel: CancellationToken) {
-    let McpRequest { server_name, method, params, deadline_ms } = frame;
+    let McpRequest { server_name, method, params, deadline_ms, asks: _ } = frame;
     let events = params.as_ref().is_some_and(|params| params.get().contains("\"progressToken\""));
     let result = run(
         &asked,

@@ -1,0 +1,1 @@
+//! Pushes into an agent's session: `notifications/claude/channel`.

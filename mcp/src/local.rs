@@ -1,0 +1,1 @@
+//! An MCP server of this machine, run here and lent to the mesh.

@@ -1,0 +1,1 @@
+//! One hosted service as one MCP server.
