@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh Debian machine with a Rust toolchain: `make run` and `make test`.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
-.PHONY: run test test-unit lint soak fuzz bench setup clean help
+.PHONY: run test test-unit test-clients lint soak fuzz bench setup clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s '	'
@@ -18,6 +18,11 @@ test: ## everything that CI runs: lints, unit tests, both databases, real proces
 
 test-unit: ## no registries, no database, no processes of ours
 	@cargo test -p wire -p vault -p catalog -p jail -p client -p cli
+
+test-clients: ## Claude Code, Codex, Gemini CLI, opencode, the SDKs and the Inspector with hosted services (part of `test`)
+	@scripts/setup.sh clients
+	@cargo build -p cli
+	@cargo test -p tests --test clients_claude --test clients_others --test clients_sdks --test clients_many
 
 lint: ## formatting and clippy
 	@cargo fmt --all --check

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing on a Debian machine with a Rust toolchain. Says what it does; doing nothing is normal.
 #   setup.sh run    what `make run` needs: C tools and libssl for the build, Node.js and Python for hosted servers
-#   setup.sh test   that, and PostgreSQL, git and the other package managers that the tests use
+#   setup.sh clients that, and the MCP clients that the MCP edge is proven with (1.4 GB)
+#   setup.sh test   all of that, and PostgreSQL, git and the other package managers that the tests use
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=${1:-run}
@@ -52,7 +53,34 @@ if ! command -v uv >/dev/null; then
   ln -sf "$tools/python/bin/uv" "$tools/bin/uv"
 fi
 
-[ "$purpose" = test ] || exit 0
+# What make test-clients compares and drives, each at the version that was looked at. A stamp holds the wish, so a new version installs anew.
+add_clients() {
+  local dir=$tools/clients
+  local node_tools=(
+    @anthropic-ai/claude-code@2.1.329 @openai/codex@0.169.0 @google/gemini-cli@0.61.0 opencode-ai@1.18.33
+    @modelcontextprotocol/sdk@1.32.2 @modelcontextprotocol/client@2.4.0 @modelcontextprotocol/inspector@2.12.0
+    @modelcontextprotocol/server-everything@2026.8.31
+  )
+  local python_tools=(mcp==2.3.0 mcp==1.30.0)
+  local wish="${node_tools[*]} ${python_tools[*]}"
+  [ "$(cat "$dir/installed" 2>/dev/null)" = "$wish" ] && return
+  say "adding ${wish// /, } under .tools/clients"
+  mkdir -p "$dir"
+  npm install --silent --no-audit --no-fund --prefix "$dir" "${node_tools[@]}" >&2
+  local tool venv
+  for tool in "${python_tools[@]}"; do
+    venv=$dir/python-${tool#mcp==}
+    uv venv --quiet --allow-existing "$venv" >&2
+    uv pip install --quiet --python "$venv/bin/python" "$tool" >&2
+  done
+  printf '%s' "$wish" >"$dir/installed"
+}
+
+case $purpose in
+  clients) add_clients; exit 0 ;;
+  test) add_clients ;;
+  *) exit 0 ;;
+esac
 
 apt_install git util-linux
 if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then

@@ -17,10 +17,12 @@ use tokio_util::task::TaskTracker;
 use crate::at_rest::{AtRest, AtRestError};
 use crate::callers::Callers;
 use crate::config::{Config, Limits};
+use crate::live::{self, Live};
 use crate::observed::Observed;
 use crate::peer::presence::Presences;
 use crate::reconcile::{self, Inbox};
 use crate::runner::{BadLink, Runner};
+use crate::status::Early;
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::views::Views;
 use crate::{http, metrics};
@@ -55,6 +57,9 @@ pub struct Broker {
     /// Instances of services that run as their caller.
     pub callers: Callers,
     pub presences: Presences,
+    pub live: Live,
+    /// What hooks said of sessions that are not here yet.
+    pub hooks: Early,
     pub runner: Runner,
     pub reconciler: reconcile::Handle,
     pub at_rest: AtRest,
@@ -95,6 +100,7 @@ impl App {
         let store = Store::open(StoreConfig { url: database_url, max_connections: CONNECTIONS }).await?;
         let at_rest = AtRest::new(at_rest_roots).map_err(AtRestError::from)?;
         at_rest.settle(&store).await?;
+        let live = live::load(&store).await?;
         let runner = Runner::new(&runner)?;
         let bound = TcpListener::bind(listen).await.and_then(|l| l.local_addr().map(|addr| (l, addr)));
         let (listener, addr) = bound.map_err(|source| BuildError::Listen { addr: listen, source })?;
@@ -105,6 +111,8 @@ impl App {
             observed: Observed::default(),
             callers: Callers::default(),
             presences: Presences::default(),
+            live,
+            hooks: Early::default(),
             runner,
             reconciler,
             at_rest,

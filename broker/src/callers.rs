@@ -253,6 +253,15 @@ fn is_shared(service: &ServiceView, caller: &Caller) -> bool {
     service.serves().spec.run_as == RunAs::Deployer || caller.member == *service.deployed_by()
 }
 
+/// Where this caller's instance is, or would be if it was there. Admits nobody and wakes nothing.
+pub(crate) fn place(service: &ServiceView, caller: &Caller) -> ServiceKey {
+    if is_shared(service, caller) {
+        return service.key().clone();
+    }
+    let name = service.name().for_caller(&caller.member);
+    ServiceKey { mesh: caller.mesh.clone(), name }
+}
+
 async fn look(broker: &Broker, mesh: &MeshId) -> Result<std::sync::Arc<MeshView>, CallerError> {
     broker.views.find(mesh).await?.ok_or(CallerError::Gone)
 }

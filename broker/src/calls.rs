@@ -1,28 +1,33 @@
 //! One MCP request from a peer to a hosted server: the way that every tool call takes.
 //!
-//! Here: access, the wait for a runner that is away, the stream of answers, the deadline. Not here: frames
-//! (`peer::handlers`), sockets, what the server is (the runner knows).
+//! Here: access, the wait for a runner that is away, the stream of answers, what the server asks meanwhile, the deadline. Not
+//! here: frames (`peer::handlers`), sockets, what the server is (the runner knows), servers that are lent (`crate::live`).
 //! Invariants: no SQL, no JSON trees: bytes are copied, never understood. A call that was sent is never sent again.
 //! Dropping the future cancels the call down to the server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use catalog::access::{self, Action, Caller, Decision};
 use catalog::quarantine::Unreadable;
 use tokio::time::{Instant, timeout_at};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wire::report::{Phase, Reason};
-use wire::runner::{Failure, Rpc, RpcLine};
+use wire::runner::{Failure, Rpc, RpcAsk, RpcCall, RpcDown, RpcLine};
 use wire::{ErrorCode, RawJson, ServiceKey};
 
 use crate::app::Broker;
 use crate::callers::{self, CallerError};
+use crate::live::LiveError;
 use crate::metrics::{self, Outcome};
-use crate::runner::{Lines, RunnerError};
+use crate::runner::{OpenCall, RunnerError};
 use crate::views::{MeshView, ServiceView};
 
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
-pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
+/// Of `mcp_call`.
+pub const MAX_CALL: Duration = Duration::from_secs(600);
+/// Of `mcp_request`: people answer what servers ask, and clients know best how long they want to wait.
+pub const MAX_REQUEST: Duration = Duration::from_secs(24 * 3600);
 /// The runner ends a call at its deadline; only when it does not, the broker does.
 const SLACK: Duration = Duration::from_secs(1);
 /// How long a call that was not sent waits for a runner that is away.
@@ -41,6 +46,10 @@ pub struct Call<'a> {
     pub deadline: Duration,
     /// Whether progress and log notifications are wanted.
     pub events: bool,
+    /// Whether the caller answers what the server asks of its client.
+    pub asks: bool,
+    /// The caller's connection; opaque to the runner.
+    pub session: &'a str,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +78,8 @@ pub enum CallError {
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
+    Live(#[from] LiveError),
+    #[error(transparent)]
     Caller(#[from] CallerError),
     #[error(transparent)]
     Runner(#[from] RunnerError),
@@ -86,6 +97,7 @@ impl CallError {
             Self::Deadline => ErrorCode::CallTimeout,
             Self::NotReady(_) => ErrorCode::ServiceStarting,
             Self::Cancelled => ErrorCode::CallCancelled,
+            Self::Live(error) => error.code(),
             Self::Caller(error) => error.code(),
             Self::Runner(error) => error.code(),
         }
@@ -116,23 +128,28 @@ impl CallError {
 }
 
 /// How long a caller wants to wait, within bounds.
-pub fn deadline(asked_ms: Option<u64>) -> Duration {
-    asked_ms.map_or(DEFAULT_DEADLINE, Duration::from_millis).clamp(Duration::from_millis(1), MAX_DEADLINE)
+pub fn deadline(asked_ms: Option<u64>, most: Duration) -> Duration {
+    asked_ms.map_or(DEFAULT_DEADLINE, Duration::from_millis).clamp(Duration::from_millis(1), most)
 }
 
 /// A call that was sent. Dropping it cancels the call.
 pub struct Ongoing {
     /// Where it went.
     pub key: ServiceKey,
-    lines: Lines,
+    /// `None` after the last line.
+    open: Option<OpenCall>,
+    first: Option<RpcLine>,
     ends: Instant,
     meter: Meter,
 }
 
 /// One line of an answer.
+#[derive(Debug)]
 pub enum Said {
     /// A notification that belongs to the call.
     Event(RawJson),
+    /// The server waits for an answer to this.
+    Ask(RpcAsk),
     /// The result; there is nothing after it.
     Result(RawJson),
 }
@@ -157,7 +174,9 @@ pub async fn begin(broker: &Broker, call: Call<'_>) -> Result<Ongoing, CallError
     let begun = Instant::now();
     let mut meter = Meter { begun, outcome: Outcome::Cancelled };
     match send(broker, call, begun).await {
-        Ok((key, lines, ends)) => Ok(Ongoing { key, lines, ends, meter }),
+        Ok((key, (open, first), ends)) => {
+            Ok(Ongoing { key, open: Some(open), first: Some(first), ends, meter })
+        }
         Err(error) => {
             meter.outcome = error.outcome();
             Err(error)
@@ -169,7 +188,7 @@ async fn send(
     broker: &Broker,
     call: Call<'_>,
     begun: Instant,
-) -> Result<(ServiceKey, Lines, Instant), CallError> {
+) -> Result<(ServiceKey, (OpenCall, RpcLine), Instant), CallError> {
     if !METHODS.contains(&call.method) {
         return Err(CallError::Method(crate::error::shown(call.method)));
     }
@@ -181,52 +200,73 @@ async fn send(
         params: call.params,
         deadline_ms: u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX),
         events: call.events,
-        asks: false,
-        session: None,
+        asks: call.asks,
+        session: Some(call.session.to_owned()),
         caller: call.view.key_of(&call.caller.member).cloned(),
     };
-    let body = Bytes::from(serde_json::to_vec(&rpc)?);
-    let lines = open(broker, &key, body, ends).await?;
-    Ok((key, lines, ends))
+    let text = serde_json::to_string(&RpcCall { service: key.clone(), rpc })?;
+    let opened = open(broker, &key, text.into(), ends).await?;
+    Ok((key, opened, ends))
 }
 
 impl Ongoing {
-    /// The next notification, or the result.
+    /// The next notification or question, or the result. Cancel-safe.
     ///
     /// # Errors
     /// [`CallError`]; there is nothing after it.
     pub async fn next(&mut self) -> Result<Said, CallError> {
         let said = self.read().await;
         match &said {
-            Ok(Said::Event(_)) => {}
+            Ok(Said::Event(_) | Said::Ask(_)) => return said,
             Ok(Said::Result(_)) => self.meter.outcome = Outcome::Ok,
             Err(error) => self.meter.outcome = error.outcome(),
+        }
+        if matches!(said, Ok(_) | Err(CallError::Runner(RunnerError::Refused(_))))
+            && let Some(open) = self.open.take()
+        {
+            open.done();
         }
         said
     }
 
     async fn read(&mut self) -> Result<Said, CallError> {
-        let next = timeout_at(self.ends + SLACK, self.lines.next()).await.map_err(|_| CallError::Deadline)?;
-        let line = next?.ok_or(RunnerError::Lost)?;
-        let RpcLine { event, ask: _, result, error } =
-            serde_json::from_slice(&line).map_err(|e| RunnerError::Nonsense(e.to_string()))?;
-        match (event, result, error) {
-            (Some(event), None, None) => Ok(Said::Event(event)),
-            (None, Some(result), None) => Ok(Said::Result(result)),
-            (None, None, Some(failure)) => Err(RunnerError::Refused(Box::new(failure)).into()),
-            _ => Err(RunnerError::Nonsense("a line is one of event, result, error".into()).into()),
+        if let Some(first) = self.first.take() {
+            return said(first);
         }
+        let open = self.open.as_mut().ok_or(RunnerError::Lost)?;
+        let next = timeout_at(self.ends + SLACK, line(open)).await.map_err(|_| CallError::Deadline)?;
+        said(next?)
+    }
+
+    /// Answers what the server asked. When that can't be done any more, [`Self::next`] tells why.
+    pub async fn answer(&mut self, answer: &RpcDown) {
+        if let Some(open) = &mut self.open {
+            // A runner that takes nothing any more must not hold the call beyond its deadline.
+            let _ = timeout_at(self.ends + SLACK, open.tell(answer)).await;
+        }
+    }
+}
+
+pub(crate) async fn line(open: &mut OpenCall) -> Result<RpcLine, RunnerError> {
+    let text = open.next().await?;
+    serde_json::from_str(&text).map_err(|e| RunnerError::Nonsense(e.to_string()))
+}
+
+pub(crate) fn said(line: RpcLine) -> Result<Said, CallError> {
+    match line {
+        RpcLine { event: Some(event), ask: None, result: None, error: None } => Ok(Said::Event(event)),
+        RpcLine { event: None, ask: Some(ask), result: None, error: None } => Ok(Said::Ask(ask)),
+        RpcLine { event: None, ask: None, result: Some(result), error: None } => Ok(Said::Result(result)),
+        RpcLine { event: None, ask: None, result: None, error: Some(failure) } => {
+            Err(RunnerError::Refused(Box::new(failure)).into())
+        }
+        _ => Err(RunnerError::Nonsense("a line is one of event, ask, result, error".into()).into()),
     }
 }
 
 /// The service, when the caller may call it, nothing of what they ask is withheld, and people want it to run.
 fn callable<'a>(call: &Call<'a>) -> Result<&'a ServiceView, CallError> {
-    let unknown = || CallError::NotFound(crate::error::shown(call.server_name));
-    let service = call.view.service(call.server_name).ok_or_else(unknown)?;
-    if access::decide(call.caller, Action::Call, Some(service.subject())) != Decision::Allow {
-        // Also when the caller may see it: nothing tells them more than that it is not theirs to call.
-        return Err(unknown());
-    }
+    let service = theirs(call.view, call.caller, call.server_name)?;
     if let Some(quarantine) = service.quarantine_for(call.caller)
         && let Some(name) = quarantine.asked(call.method, call.params.as_ref())?
     {
@@ -243,6 +283,22 @@ fn callable<'a>(call: &Call<'a>) -> Result<&'a ServiceView, CallError> {
         });
     }
     Ok(service)
+}
+
+/// The service, when the caller may call it.
+///
+/// # Errors
+/// `NotFound`, also when the caller may see it: nothing tells them more than that it is not theirs to call.
+pub(crate) fn theirs<'a>(
+    view: &'a MeshView,
+    caller: &Caller,
+    name: &str,
+) -> Result<&'a Arc<ServiceView>, CallError> {
+    let may_call = |service: &&Arc<ServiceView>| {
+        access::decide(caller, Action::Call, Some(service.subject())) == Decision::Allow
+    };
+    let found = view.service(name).filter(may_call);
+    found.ok_or_else(|| CallError::NotFound(crate::error::shown(name)))
 }
 
 /// With what the process died of, when it died under the call: a limit that was hit must not look like a fault of the server.
@@ -270,15 +326,20 @@ async fn fallen(broker: &Broker, key: &ServiceKey) -> String {
     }
 }
 
-/// Sends the request. Waits for a runner that is away, and for one that is back but has not been given the service
-/// yet; in both cases nothing was sent.
-async fn open(broker: &Broker, key: &ServiceKey, body: Bytes, ends: Instant) -> Result<Lines, CallError> {
+/// Sends the request and reads the first line. Waits for a runner that is away, and for one that is back but has not been
+/// given the service yet; in both cases no server saw it.
+async fn open(
+    broker: &Broker,
+    key: &ServiceKey,
+    call: Utf8Bytes,
+    ends: Instant,
+) -> Result<(OpenCall, RpcLine), CallError> {
     let patience = (Instant::now() + PATIENCE).min(ends);
     loop {
         let revision = broker.observed.revision();
-        let answer = timeout_at(ends + SLACK, broker.runner.rpc(key, body.clone())).await;
-        match answer.map_err(|_| CallError::Deadline)? {
-            Ok(lines) => return Ok(lines),
+        let opened = timeout_at(ends + SLACK, begun(broker, call.clone())).await;
+        match opened.map_err(|_| CallError::Deadline)? {
+            Ok(opened) => return Ok(opened),
             Err(RunnerError::Unavailable) => {
                 broker.reconciler.wake();
                 let changed = broker.observed.changed_since(revision);
@@ -298,14 +359,28 @@ async fn open(broker: &Broker, key: &ServiceKey, body: Bytes, ends: Instant) -> 
     }
 }
 
+/// `Refused` with `not_found`: the runner does not hold the service.
+pub(crate) async fn begun(broker: &Broker, call: Utf8Bytes) -> Result<(OpenCall, RpcLine), RunnerError> {
+    let mut open = broker.runner.call(call).await?;
+    let mut first = line(&mut open).await?;
+    match first.error.take_if(|failure| failure.code == ErrorCode::NotFound) {
+        Some(failure) => {
+            open.done();
+            Err(RunnerError::Refused(Box::new(failure)))
+        }
+        None => Ok((open, first)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn deadlines_have_a_default_and_bounds() {
-        assert_eq!(deadline(None), Duration::from_secs(30));
-        assert_eq!(deadline(Some(0)), Duration::from_millis(1));
-        assert_eq!(deadline(Some(u64::MAX)), Duration::from_secs(600));
+        assert_eq!(deadline(None, MAX_CALL), Duration::from_secs(30));
+        assert_eq!(deadline(Some(0), MAX_CALL), Duration::from_millis(1));
+        assert_eq!(deadline(Some(u64::MAX), MAX_CALL), Duration::from_secs(600));
+        assert_eq!(deadline(Some(u64::MAX), MAX_REQUEST), Duration::from_secs(86_400));
     }
 }

@@ -44,6 +44,23 @@ pub struct Limits {
     pub send_queue: usize,
     /// KiB that may wait for one slow receiver.
     pub send_queue_kib: u32,
+    /// How long the host of a live server may take for a call.
+    pub live_call: Duration,
+    /// Somebody who said `working` and nothing more for so long is idle. An agent says it once a turn, and may think for minutes.
+    pub working_for: Duration,
+}
+
+/// How much larger than others a frame of [`BULKY`] may be, and all frames before the connection ends.
+pub(crate) const HARD_CAP_FACTOR: usize = 8;
+/// A skill with its files, the tools of a live server, what such a server answered.
+const BULKY: [&str; 3] = ["share_skill", "mcp_register", "mcp_call_response"];
+
+impl Limits {
+    /// Most bytes of a frame of this type.
+    pub(crate) fn frame(&self, kind: &str) -> usize {
+        let factor = if BULKY.contains(&kind) { HARD_CAP_FACTOR } else { 1 };
+        self.max_message_bytes.saturating_mul(factor)
+    }
 }
 
 impl Default for Limits {
@@ -58,6 +75,8 @@ impl Default for Limits {
             idle_limit: Duration::from_secs(75),
             send_queue: 1024,
             send_queue_kib: 64 << 10,
+            live_call: Duration::from_secs(30),
+            working_for: Duration::from_secs(15 * 60),
         }
     }
 }

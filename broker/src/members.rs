@@ -12,6 +12,7 @@ use crate::clock;
 use crate::commit::commit;
 use crate::deploy;
 use crate::error::FrameError;
+use crate::live;
 use crate::store::{Member, MemberChange, StoreError};
 
 const MAX_GROUPS: usize = 64;
@@ -44,6 +45,7 @@ pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Re
         // may start, or remove, what the others still need.
         tx.services().rest_of(&caller.mesh, &known.id, now).await?;
         deploy::owner_left(&mut tx, &caller.mesh, &known.pubkey).await?;
+        tx.live().remove_of(&caller.mesh, &known.id).await?;
     } else {
         let groups = groups.map(|groups| groups.into_iter().map(bare).collect());
         let change = MemberChange { role, role_tag, groups };
@@ -52,6 +54,7 @@ pub async fn update(broker: &Broker, caller: &Caller, frame: MemberUpdate) -> Re
     let after = tx.members().by_id(&caller.mesh, &known.id).await?.unwrap_or(known);
     commit(broker, &caller.mesh, tx).await?;
     if revoke {
+        live::member_left(broker, &caller.mesh, &after.id);
         broker.presences.ban(&caller.mesh, &after.id);
     }
     Ok(after)

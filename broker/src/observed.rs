@@ -92,6 +92,13 @@ impl Observed {
         matches!(tokio::time::timeout(patience, up).await, Ok(Ok(_)))
     }
 
+    /// Resolves while the runner is away.
+    pub async fn runner_leaves(&self) {
+        let mut link = self.link.subscribe();
+        // Fails only when the sender is gone, and `self` holds it.
+        let _ = link.wait_for(|link| !link.is_up()).await;
+    }
+
     /// Counts changes; take it before looking, and [`Self::changed_since`] can't miss one.
     pub fn revision(&self) -> u64 {
         *self.changes.borrow()

@@ -1,22 +1,28 @@
 //! The broker's side of the runner's HTTP API (`wire::runner`).
 //!
-//! Here: requests, streams of lines, and what a failure means ([`RunnerError`]). Not here: when to ask what
-//! (`reconcile`, `calls`), and whether a runner is connected ([`crate::observed::Observed`]).
+//! Here: requests, streams of lines, calls (over [`kept`] sockets), and what a failure means ([`RunnerError`]). Not here: when to
+//! ask what (`reconcile`, `calls`), and whether a runner is connected ([`crate::observed::Observed`]).
 
+mod kept;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use wire::report::ServiceReport;
 use wire::runner::{Apply, Failure, Health, Retain, Retained};
 use wire::vault::{BootKey, Grants, Opening, RunnerVault};
 use wire::{ErrorCode, MeshId, Secret, ServiceKey};
 
 use crate::config::RunnerLink;
+use kept::Kept;
+pub use kept::{BadAddress, OpenCall};
 
 /// The longest line that a runner may send. Its own limit for one MCP message is half of it.
 const MAX_LINE: usize = 32 << 20;
-/// As many as may run at once for one busy peer.
+/// Kept sockets: as many as may run at once for one busy peer.
 const IDLE_CONNECTIONS: usize = 256;
 const CONNECT: Duration = Duration::from_secs(2);
 const SHORT: Duration = Duration::from_secs(10);
@@ -55,36 +61,36 @@ impl RunnerError {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client for the runner could not be built: {0}")]
-pub struct BadLink(reqwest::Error);
+pub enum BadLink {
+    #[error("the HTTP client for the runner could not be built: {0}")]
+    Client(reqwest::Error),
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+}
 
-/// One runner. Cheap to clone: the connection is shared.
+/// One runner. Cheap to clone: the connections are shared.
 #[derive(Clone)]
 pub struct Runner {
     http: reqwest::Client,
     base: String,
     token: Option<Secret>,
+    calls: Arc<Kept>,
 }
 
 impl Runner {
     /// # Errors
     /// [`BadLink`]; nothing is connected yet.
     pub fn new(link: &RunnerLink) -> Result<Self, BadLink> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            // One connection per running call: dropping a call closes its connection, which cancels it. HTTP/2 was slower
-            // in a trial (docs/benchmarks.md says how far that goes).
-            .http1_only()
-            .pool_max_idle_per_host(IDLE_CONNECTIONS);
+        let calls = Arc::new(Kept::new(link)?);
+        let client =
+            reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).tcp_nodelay(true).http1_only();
         let (client, base, token) = match link {
             RunnerLink::Unix(path) => (client.unix_socket(path.clone()), "http://runner".to_owned(), None),
             RunnerLink::Http { url, token } => {
                 (client, url.trim_end_matches('/').to_owned(), Some(token.clone()))
             }
         };
-        Ok(Self { http: client.build().map_err(BadLink)?, base, token })
+        Ok(Self { http: client.build().map_err(BadLink::Client)?, base, token, calls })
     }
 
     /// # Errors
@@ -130,14 +136,12 @@ impl Runner {
         }
     }
 
-    /// Starts one MCP request; `body` is a `wire::runner::Rpc`.
+    /// Starts one MCP request.
     ///
     /// # Errors
-    /// [`RunnerError`].
-    pub async fn rpc(&self, key: &ServiceKey, body: Bytes) -> Result<Lines, RunnerError> {
-        let request = self.request(Method::POST, &path(key, "/rpc"));
-        let request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
-        send(request).await.map(Lines::new)
+    /// `Unavailable`: it was not sent; `Nonsense` when this is no runner.
+    pub async fn call(&self, call: Utf8Bytes) -> Result<OpenCall, RunnerError> {
+        self.calls.begin(call).await
     }
 
     /// Log lines, oldest first.

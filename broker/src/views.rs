@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use catalog::access::{Caller, Subject, may_see};
 use catalog::quarantine::{self, Quarantine};
 use catalog::suspicion;
+use tokio::sync::watch;
 use wire::peer::trust::Suspicion;
 use wire::report::{Lists, Reason};
 use wire::spec::{Pin, ServiceSpec};
@@ -226,7 +227,7 @@ impl MeshView {
 #[derive(Default)]
 struct Slot {
     /// Counts changes, so that a snapshot that was read before a change is not kept after it.
-    epoch: u64,
+    epoch: watch::Sender<u64>,
     view: Option<Arc<MeshView>>,
 }
 
@@ -265,7 +266,7 @@ impl Views {
         let Some(view) = self.load(mesh).await?.map(Arc::new) else { return Ok(None) };
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(mesh.clone()).or_default();
-        if slot.epoch == epoch {
+        if *slot.epoch.borrow() == epoch {
             slot.view = Some(Arc::clone(&view));
         }
         Ok(Some(view))
@@ -275,19 +276,25 @@ impl Views {
     pub fn changed(&self, mesh: &MeshId) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.entry(mesh.clone()).or_default();
-        slot.epoch += 1;
         slot.view = None;
+        slot.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// Tells of each change of the mesh from now on.
+    pub fn watch(&self, mesh: &MeshId) -> watch::Receiver<u64> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(mesh.clone()).or_default().epoch.subscribe()
     }
 
     /// How often each mesh changed. What was read after this was asked is as good as the snapshots are, until it changes again.
     pub(crate) fn epochs(&self) -> HashMap<MeshId, u64> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().map(|(mesh, slot)| (mesh.clone(), slot.epoch)).collect()
+        slots.iter().map(|(mesh, slot)| (mesh.clone(), *slot.epoch.borrow())).collect()
     }
 
     fn kept(&self, mesh: &MeshId) -> (u64, Option<Arc<MeshView>>) {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        slots.get(mesh).map_or((0, None), |slot| (slot.epoch, slot.view.clone()))
+        slots.get(mesh).map_or((0, None), |slot| (*slot.epoch.borrow(), slot.view.clone()))
     }
 
     async fn load(&self, id: &MeshId) -> Result<Option<MeshView>, StoreError> {

@@ -12,6 +12,8 @@
 //! | deploy to oneself | members and above; an existing name only its deployer, or an admin |
 //! | deploy to others, widen a scope | admins and the owner |
 //! | narrow a scope, update, change its network, approve drift, stop, start, remove, logs | the deployer while at least a member, and every admin |
+//! | lend a live server, share a skill | members and above; an existing skill only its author, or an admin |
+//! | take back a live server or a skill | whose it is while at least a member, and every admin |
 //! | keep secrets in the vault | members and above, each their own; anyone may remove their own |
 //! | read everybody's lines of the vault's ledger | admins and the owner |
 //! | keys and runners of the vault, the at-rest key | the owner |
@@ -117,6 +119,13 @@ pub enum Action {
     ReadLedger,
     /// The vault's keys, the runners that get them, and the key that the broker encrypts with at rest.
     ManageKeys,
+    /// Offer a server of their own machine to the mesh.
+    Lend,
+    /// Take a live server off the mesh.
+    TakeBack,
+    /// Make or replace a skill of the mesh.
+    ShareSkill,
+    RemoveSkill,
 }
 
 /// The answer to [`decide`].
@@ -151,7 +160,7 @@ enum Rule {
 
 impl Action {
     /// Every action, in the order of the table.
-    pub const ALL: [Action; 17] = [
+    pub const ALL: [Action; 21] = [
         Action::Call,
         Action::Look,
         Action::Deploy,
@@ -169,21 +178,30 @@ impl Action {
         Action::KeepSecrets,
         Action::ReadLedger,
         Action::ManageKeys,
+        Action::Lend,
+        Action::TakeBack,
+        Action::ShareSkill,
+        Action::RemoveSkill,
     ];
 
     fn rule(self) -> Rule {
         match self {
             Self::Call => Rule::InScope,
             Self::Look => Rule::Sees,
-            Self::Deploy => Rule::NewOrOwn,
+            Self::Deploy | Self::ShareSkill => Rule::NewOrOwn,
             Self::Widen => Rule::AdminOn,
-            Self::Narrow | Self::Update | Self::Stop | Self::Start | Self::Remove | Self::Logs => {
-                Rule::OwnOrAdmin
-            }
+            Self::Narrow
+            | Self::Update
+            | Self::Stop
+            | Self::Start
+            | Self::Remove
+            | Self::Logs
+            | Self::TakeBack
+            | Self::RemoveSkill => Rule::OwnOrAdmin,
             Self::DeployShared | Self::ManageMembers | Self::Invite | Self::SetPolicy | Self::ReadLedger => {
                 Rule::Admin
             }
-            Self::KeepSecrets => Rule::Member,
+            Self::KeepSecrets | Self::Lend => Rule::Member,
             Self::ManageKeys => Rule::Owner,
         }
     }

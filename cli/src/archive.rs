@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::units;
 
 /// Never part of a project: made by tools, and large.
-const SKIPPED: [&str; 8] =
+pub const SKIPPED: [&str; 8] =
     ["node_modules", ".git", ".venv", "venv", "__pycache__", ".hg", ".svn", ".DS_Store"];
 /// The broker refuses more; asking it would take the upload first.
 pub const MAX_PACKED: u64 = 50 << 20;

@@ -12,7 +12,7 @@ mod services;
 mod session;
 mod vault;
 
-pub use agents::{ClientName, ConnectArgs, ImportArgs};
+pub use agents::{ClientName, ConnectArgs, DisconnectArgs, ImportArgs, WriteArgs};
 pub use backup::BackupArgs;
 pub use deploy::DeployArgs;
 pub use jail::{ApproveArgs, LearnArgs, PolicyArgs, RulesArgs};
@@ -113,7 +113,7 @@ pub enum Command {
     /// Put the mesh into an MCP client's configuration
     Connect(ConnectArgs),
     /// Take it out again
-    Disconnect(ConnectArgs),
+    Disconnect(DisconnectArgs),
     /// Host the MCP servers that your clients are configured with
     Import(ImportArgs),
     /// Start Claude Code in the mesh
@@ -152,7 +152,8 @@ impl Command {
         let place = match self {
             Self::Deploy(args) => &args.place,
             Self::Ls(place) | Self::Peers(place) | Self::Members(place) | Self::StatusLine(place) => place,
-            Self::Connect(args) | Self::Disconnect(args) => &args.place,
+            Self::Connect(args) => &args.place,
+            Self::Disconnect(args) => &args.place,
             Self::Import(args) => &args.place,
             Self::Launch(args) => &args.place,
             Self::Mcp(args) => &args.place,
@@ -245,6 +246,9 @@ pub struct MemberArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Repair what can be repaired in the configuration of your MCP clients
+    #[arg(long)]
+    pub fix: bool,
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]

@@ -40,6 +40,32 @@ pub fn log_filter() -> Option<String> {
     std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty())
 }
 
+/// Whether a hook tells why nothing came of it.
+pub fn hook_debug() -> bool {
+    std::env::var_os("CLAUDEMESH_HOOK_DEBUG").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Where installers of Claude Code put it, when that is not in PATH.
+pub fn claude_folders() -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::from("/usr/local/bin")];
+    if let Ok(home) = home() {
+        folders.splice(0..0, [home.join(".local/bin"), home.join(".claude/local")]);
+    }
+    folders
+}
+
+/// What Claude Code grants an MCP server is little for one that may have to be installed first, or that says much.
+pub fn limits_of_claude() -> Vec<(&'static str, &'static str)> {
+    let mut limits = Vec::new();
+    if std::env::var_os("MCP_TIMEOUT").is_none() {
+        limits.push(("MCP_TIMEOUT", "30000"));
+    }
+    if std::env::var_os("MAX_MCP_OUTPUT_TOKENS").is_none() {
+        limits.push(("MAX_MCP_OUTPUT_TOKENS", "50000"));
+    }
+    limits
+}
+
 /// Folders that are searched for tools by `doctor`.
 pub fn search_path() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
@@ -67,4 +93,31 @@ pub fn credential(name: &str) -> Option<PathBuf> {
 /// A URL with a password must not be in argv.
 pub fn database_url() -> Option<wire::Secret> {
     std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()).map(wire::Secret::new)
+}
+
+/// Where programs keep their configuration: the home directory, and what their own variables say instead.
+pub struct ClientFolders {
+    pub home: PathBuf,
+    pub claude: Option<PathBuf>,
+    pub codex: Option<PathBuf>,
+    pub gemini: Option<PathBuf>,
+    pub xdg_config: PathBuf,
+}
+
+pub fn client_folders() -> Result<ClientFolders, Failure> {
+    let home = home()?;
+    let set = |value: Option<OsString>| value.filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    Ok(ClientFolders {
+        claude: set(std::env::var_os("CLAUDE_CONFIG_DIR")),
+        codex: set(std::env::var_os("CODEX_HOME")),
+        gemini: set(std::env::var_os("GEMINI_CLI_HOME")),
+        xdg_config: set(std::env::var_os("XDG_CONFIG_HOME")).unwrap_or_else(|| home.join(".config")),
+        home,
+    })
+}
+
+/// The folder of the configuration, where it is not the one that every process of this user finds by itself.
+pub fn own_config_folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("CLAUDEMESH_CONFIG_DIR").filter(|folder| !folder.is_empty())?;
+    std::path::absolute(folder).ok()
 }

@@ -33,10 +33,22 @@ fn main() -> ExitCode {
         return jail::main();
     }
     leave_no_core();
-    let cli = Cli::parse();
+    // To an agent, some exit codes of a hook mean "stop": whatever is wrong with ours, it ends well.
+    let is_hook = std::env::args_os().nth(1).is_some_and(|word| word == "hook");
+    let cli = match Cli::try_parse() {
+        Err(error) if is_hook && error.use_stderr() => {
+            commands::complain_of_hook(&error.to_string());
+            return ExitCode::SUCCESS;
+        }
+        parsed => parsed.unwrap_or_else(|error| error.exit()),
+    };
     let out = Out { json: cli.json, quiet: cli.quiet };
     match run(cli, out) {
         Ok(code) => ExitCode::from(code),
+        Err(failure) if is_hook => {
+            commands::complain_of_hook(&failure.message);
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             out.failure(&failure);
             ExitCode::from(failure.class.exit_code())
@@ -46,7 +58,16 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
     let mesh = cli.command.mesh().map(str::to_owned).or(cli.mesh);
-    let here = Here::new(out, mesh)?;
+    let here = Here::new(out, mesh);
+    if let Command::Mcp(args) = &cli.command {
+        // One a session and service: small. What must be said goes to stderr, which the client keeps as a log.
+        let runtime = one_thread()?;
+        roles::log_warnings();
+        let done = runtime.block_on(commands::mcp(here, args)).map(|()| 0);
+        runtime.shutdown_background();
+        return done;
+    }
+    let here = here?;
     match cli.command {
         Command::Up(args) => threads()?.block_on(roles::up(&here, args)),
         Command::Broker(args) => threads()?.block_on(roles::broker(&here, args)),

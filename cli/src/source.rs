@@ -61,7 +61,7 @@ fn with_bin(wanted: Wanted, chosen: Option<String>) -> Result<Wanted, Failure> {
     }
 }
 
-fn by_path(path: &Path) -> Result<Wanted, Failure> {
+pub fn by_path(path: &Path) -> Result<Wanted, Failure> {
     let found = std::fs::metadata(path)
         .map_err(|e| Failure::user(format!("cannot read {}: {e}", path.display())).with_cure(ALTERNATIVES))?;
     if found.is_dir() {

@@ -1,11 +1,11 @@
-//! The broker's HTTP routes that a client needs: joining, uploading, health.
+//! The broker's HTTP routes that a client needs: joining, uploading, hooks, health.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use wire::peer::mesh::{InvitePayload, Join, Joined};
+use wire::peer::mesh::{HookStatus, HookStatusSet, InvitePayload, Join, Joined};
 
 use crate::address::BrokerAddress;
 use crate::connection::{Membership, now_ms};
@@ -15,6 +15,7 @@ use crate::identity::Identity;
 const SHORT: Duration = Duration::from_secs(15);
 const UPLOAD: Duration = Duration::from_secs(10 * 60);
 const UPLOAD_PATH: &str = "/v1/uploads";
+const HOOK_PATH: &str = "/hook/set-status";
 
 /// An archive that the broker holds; `file_id` names it in a deploy.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -135,6 +136,32 @@ pub async fn upload(membership: &Membership, archive: Bytes) -> Result<Uploaded,
     } else {
         Err(ClientError::Protocol("the upload arrived with other bytes".to_owned()))
     }
+}
+
+/// Says what a session of the member is doing, signed by the member.
+///
+/// # Errors
+/// The broker's refusal, or no broker within `limit`.
+pub async fn set_status(
+    membership: &Membership,
+    status: &HookStatus,
+    limit: Duration,
+) -> Result<HookStatusSet, ClientError> {
+    let body = serde_json::to_vec(status)
+        .map_err(|e| ClientError::Local(format!("cannot write the status as JSON: {e}")))?;
+    let sha256 = hex::encode(Sha256::digest(&body));
+    let header = authorization(membership, now_ms(), ("POST", HOOK_PATH), &sha256);
+    let broker = &membership.broker;
+    let sent = http()?
+        .post(broker.http(HOOK_PATH))
+        .header("authorization", header)
+        .header("content-type", "application/json")
+        .timeout(limit)
+        .body(body)
+        .send()
+        .await
+        .map_err(|e| unreachable(broker, &e))?;
+    read(broker, sent).await
 }
 
 /// `Claudemesh <meshId>.<memberId>.<timestamp ms>.<sha256 of the body>.<signature>`.

@@ -10,14 +10,18 @@ pub mod error;
 pub mod http;
 pub mod identity;
 pub mod invite;
+pub mod session;
 pub mod vault;
 
 pub use self::vault::MeshVault;
 pub use address::BrokerAddress;
 pub use config::{Config, MeshEntry};
-pub use connection::{Announce, CallOptions, Connection, LinkState, Membership, Reconnect, SessionPlace};
+pub use connection::{
+    Announce, CallOptions, Connection, LinkState, Membership, Reconnect, SessionPlace, SessionStatus,
+};
 pub use error::ClientError;
 pub use identity::Identity;
+pub use session::SessionEnv;
 
 /// TLS needs a process-wide provider; the first caller wins and the others change nothing.
 pub fn install_tls() {

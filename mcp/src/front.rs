@@ -10,14 +10,40 @@
 //! | modern | legacy | the first [`Exchange::ask`] answers `input_required` with a handle; the retry brings the answer to the call that waits |
 //! | legacy | modern | an `input_required` result becomes requests to the client, and the call is repeated with the answers, at most 10 times |
 //!
+//! Parts: `turn` (one client, its loop), `room` (what its tasks share; the four cells), `desk` (requests in work), `exchange` (one request), `eras` (what each era wants of
+//! params and results), `hearing` (what is told outside of requests).
 //! Invariant: an [`Offer`] never sees which era its client speaks.
 
+mod desk;
+mod eras;
+mod exchange;
+mod hearing;
+mod room;
+#[cfg(test)]
+mod tests;
+mod turn;
+
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use wire::RawJson;
 
-use crate::stdio::Answer;
+pub use exchange::Exchange;
+
+use crate::stdio::{self, Answer};
+
+/// What was written last may take this long to get to a client that has closed its side.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// JSON-RPC error codes of MCP.
+pub mod code {
+    pub const INVALID_REQUEST: i64 = -32600;
+    pub const UNKNOWN_METHOD: i64 = -32601;
+    pub const INVALID_PARAMS: i64 = -32602;
+    pub const INTERNAL: i64 = -32603;
+    pub const UNSUPPORTED_VERSION: i64 = -32022;
+}
 
 /// What is said in `initialize` and `server/discover`. All raw, as the server itself said it.
 #[derive(Debug, Clone)]
@@ -45,28 +71,6 @@ pub enum Eras {
     LegacyOnly,
 }
 
-/// One request of the client while it is worked on.
-pub struct Exchange {
-    pub method: String,
-    /// As the client sent them, without what only its era knows.
-    pub params: Option<RawJson>,
-    // H5 adds what it needs, private.
-}
-
-impl Exchange {
-    /// Passes on a notification `{method, params}` that belongs to this request.
-    pub fn notify(&self, event: &RawJson) {
-        let _ = event;
-    }
-
-    /// Asks the client what the server wants to know (`{method, params}`: elicitation, sampling, roots) and waits. A client that
-    /// did not declare the capability answers -32601, as it would to the server itself.
-    pub async fn ask(&self, request: &RawJson) -> Answer {
-        let _ = request;
-        std::future::pending().await
-    }
-}
-
 /// What one process offers to its client. Lists are requests like others (`tools/list`, …).
 pub trait Offer: Send + Sync + 'static {
     /// Whatever is known within a second or so; never fails.
@@ -82,6 +86,16 @@ pub trait Offer: Send + Sync + 'static {
         let _ = (resources, log_level);
     }
 
+    /// Whether the server behind this request answers in the modern era; `None`: as [`About::is_modern`] says. For offers that
+    /// speak for several servers.
+    fn is_modern_for(&self, exchange: &Exchange) -> Option<bool> {
+        let _ = exchange;
+        None
+    }
+
+    /// The client of the legacy era has said that it is ready: from now on it hears notices.
+    fn ready(&self) {}
+
     /// Notifications `{method, params}` outside of requests; `None`: this offer has none.
     fn notices(&self) -> Option<tokio::sync::broadcast::Receiver<RawJson>> {
         None
@@ -95,11 +109,23 @@ pub async fn serve<O: Offer>(
     offer: std::sync::Arc<O>,
     eras: Eras,
 ) {
-    let _ = (input, output, offer, eras);
+    let (peer, incoming, transport) = stdio::open(input, output);
+    let mut transport = std::pin::pin!(transport);
+    tokio::select! {
+        // The client reads no more: whatever is in work is for nobody.
+        () = transport.as_mut() => {}
+        () = turn::Turn::new(peer, offer, eras).run(incoming) => {
+            let _ = tokio::time::timeout(LAST_WORDS, transport).await;
+        }
+    }
 }
 
 /// A JSON-RPC error object.
 pub fn error(code: i64, message: &str) -> RawJson {
-    let value = serde_json::json!({ "code": code, "message": message });
-    serde_json::value::to_raw_value(&value).expect("plain JSON")
+    crate::raw::value(&serde_json::json!({ "code": code, "message": message }))
+}
+
+/// The answer to a method that nobody knows.
+pub fn unknown_method() -> Answer {
+    Answer::Error(error(code::UNKNOWN_METHOD, "Method not found"))
 }

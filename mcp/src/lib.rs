@@ -16,5 +16,6 @@ pub mod channel;
 pub mod front;
 pub mod local;
 pub mod mesh;
+pub mod raw;
 pub mod service;
 pub mod stdio;

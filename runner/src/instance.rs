@@ -24,7 +24,7 @@ use crate::guard::{Blame, Guard};
 use crate::logs::{LogRing, Voice};
 use crate::masking::Masking;
 use crate::mcp::handshake::{self, Greeting};
-use crate::mcp::{self, Client, End, lists};
+use crate::mcp::{self, Changed, Client, End, lists};
 use crate::stderr;
 use crate::warden::{Life, Order};
 
@@ -89,7 +89,7 @@ struct Body {
     cell: Cell,
     guard: Guard,
     end: watch::Receiver<Option<End>>,
-    changed: watch::Receiver<u64>,
+    changed: watch::Receiver<Changed>,
     voice: Arc<Voice>,
     /// Closed once all of stderr was read.
     errors: watch::Receiver<()>,
@@ -223,7 +223,7 @@ async fn spawn(launch: Launch) -> Result<(Body, Client), Reason> {
     }
     let cell = cells.open(order).await?;
     let voice = Arc::new(Voice::new(log, Masking::new(redactor, masks_results)));
-    let (tell_changed, changed) = watch::channel(0);
+    let (tell_changed, changed) = watch::channel(Changed::default());
     let (client, conn) = mcp::connect(reader, writer, limits, voice.clone(), tell_changed);
     let (tell_end, end) = watch::channel(None);
     let mut tasks = JoinSet::new();
@@ -273,7 +273,7 @@ impl Instance {
     }
 
     /// Counts `list_changed` notifications.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<Changed> {
         self.body.changed.clone()
     }
 

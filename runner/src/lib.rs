@@ -9,6 +9,7 @@
 //! ```
 
 pub mod api;
+pub mod audience;
 pub mod cell;
 pub mod config;
 mod diagnosis;

@@ -152,6 +152,7 @@ impl Bound {
                 Ok((stream, _)) => {
                     // Nagle's algorithm costs 40 ms a call. A socket that can not have it off is closing.
                     let _ = stream.set_nodelay(true);
+                    notice_loss(&stream);
                     connections.spawn(connection(stream, router, ended, abort));
                     return;
                 }
@@ -160,6 +161,18 @@ impl Bound {
         };
         tracing::warn!("a connection could not be accepted: {failed}");
         tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Sockets that are kept say nothing for hours: only the kernel can notice that the other machine is gone.
+fn notice_loss(stream: &tokio::net::TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let set = setsockopt(stream, sockopt::KeepAlive, &true)
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepIdle, &30))
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepInterval, &10))
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepCount, &3));
+    if let Err(e) = set {
+        tracing::debug!("a connection's keep-alive could not be set: {e}");
     }
 }
 
@@ -174,7 +187,8 @@ where
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(16 << 20)
         .max_send_buf_size(1 << 20);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let serving =
+        builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(serving);
     let mut is_ending = false;
     loop {

@@ -12,6 +12,7 @@ use jail::SecretFile;
 use runner::cell::{CellOrder, Cells};
 use runner::instance::{self, Launch, Manner, Pipes};
 use runner::logs::LogRing;
+use runner::mcp::caller::Caller;
 use runner::mcp::{self, Reply};
 use runner::{Listen, RunnerConfig};
 use serde_json::{Value, json};
@@ -243,14 +244,15 @@ async fn a_secret_that_is_a_file_is_there_for_the_server_and_masked_in_what_it_s
     };
     for (tool, text) in [("result", "[secret]"), ("error", "no: [secret]")] {
         let params = json!({ "name": tool }).to_string();
-        let mut call = instance.client.call("tools/call", Some(&params), None).expect("sent");
+        let mut call = instance.client.call("tools/call", Some(&params), Caller::default()).expect("sent");
         let (Reply::Result(bytes) | Reply::Error(bytes)) = call.answer().await.expect("answered");
         let reply = String::from_utf8(bytes.to_vec()).expect("text");
         assert!(reply.contains(text), "{reply}");
         assert_masked(tool, &reply);
     }
     let params = json!({"name": "complain", "arguments": {"how": "raw"}}).to_string();
-    let call = instance.client.call("tools/call", Some(&params), None).expect("sent").answer().await;
+    let call =
+        instance.client.call("tools/call", Some(&params), Caller::default()).expect("sent").answer().await;
     call.expect("answered");
     instance.halt(Manner::Graceful).await;
     let lines: Vec<_> = log.tail(100).iter().map(|line| line.text.clone()).collect();

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "test support: a step that fails is a test that fails")]
 
+pub mod clients;
 pub mod dice;
 pub mod docker;
 pub mod fixture;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// ARCHITECTURE.md, "Crates". Test crates may use everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["mcp", "client", "broker", "runner", "jail", "vault", "wire"]),
-    ("mcp", &["client", "wire"]),
+    ("mcp", &["client", "catalog", "wire"]),
     ("client", &["wire", "vault"]),
     ("broker", &["catalog", "vault", "wire"]),
     ("runner", &["wire", "vault", "jail"]),

@@ -58,6 +58,10 @@ pub enum DeployError {
     Limit(usize),
     #[error("the service was changed at the same time; look at it and try again")]
     Conflict,
+    #[error(
+        "the name is taken by a live server that {0} lends; they take it back with `claudemesh share NAME --stop`"
+    )]
+    Lent(String),
     #[error("the service is being removed; try again once the runner has confirmed it")]
     Leaving,
     #[error("the archive was not uploaded, or has been cleaned away")]
@@ -108,7 +112,7 @@ impl DeployError {
             Self::Missing(_) => ErrorCode::VaultMissing,
             Self::Consent(error) => error.code(),
             Self::Invalid(error) => error.code(),
-            Self::Conflict | Self::Leaving => ErrorCode::Conflict,
+            Self::Conflict | Self::Leaving | Self::Lent(_) => ErrorCode::Conflict,
             Self::NoUpload => ErrorCode::UploadNotFound,
             Self::NoPrevious => ErrorCode::NoPrevious,
             Self::Secrets(_) => ErrorCode::Internal,
@@ -167,7 +171,8 @@ pub async fn deploy(
         None if tx.services().count(&key.mesh).await? >= broker.limits.max_services_per_mesh => {
             return Err(DeployError::Limit(broker.limits.max_services_per_mesh));
         }
-        None => {}
+        // Live servers are registered while the mesh's turn is held, as here.
+        None => broker.live.lender(&key).map_or(Ok(()), |lender| Err(DeployError::Lent(lender)))?,
     }
     if let Source::Archive { sha256, .. } = &spec.source
         && !tx.uploads().exists(&key.mesh, sha256).await?

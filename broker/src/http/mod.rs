@@ -1,9 +1,11 @@
-//! The one port: WebSocket upgrade, health, metrics, join, uploads.
+//! The one port: WebSocket upgrade, health, metrics, join, hooks, uploads.
 //!
 //! Here: routes and the JSON form of a failure. Not here: what the routes do (the modules below, `peer`).
 
 mod health;
+mod hook;
 mod join;
+mod signed;
 mod uploads;
 
 use std::sync::Arc;
@@ -17,11 +19,11 @@ use axum::routing::{any, get, post};
 use serde_json::json;
 
 use crate::app::Broker;
+use crate::config::HARD_CAP_FACTOR;
 use crate::error::FrameError;
 use crate::peer::socket;
 
-/// Far above the limit that is answered; a frame beyond it costs the connection (close 1009).
-const HARD_CAP_FACTOR: usize = 8;
+const MAX_HOOK_BYTES: usize = 16 << 10;
 /// An invite payload is some 700 bytes.
 const MAX_JOIN_BYTES: usize = 64 << 10;
 
@@ -32,12 +34,14 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/join", post(join::join).layer(DefaultBodyLimit::max(MAX_JOIN_BYTES)))
+        .route(hook::PATH, post(hook::set_status).layer(DefaultBodyLimit::max(MAX_HOOK_BYTES)))
         .route("/v1/uploads", post(uploads::upload).layer(DefaultBodyLimit::disable()))
         .fallback(unknown)
         .with_state(broker)
 }
 
 async fn upgrade(State(broker): State<Arc<Broker>>, upgrade: WebSocketUpgrade) -> Response {
+    // Far above the limit that is answered; a frame beyond it costs the connection (close 1009).
     let hard_cap = broker.limits.max_message_bytes.saturating_mul(HARD_CAP_FACTOR);
     let shutdown = broker.shutdown.clone();
     // Many connections are idle: the default buffer of 128 KiB for each would be most of the broker's memory.

@@ -1,7 +1,6 @@
 //! `POST /v1/uploads`: the bytes of an archive, signed by a member.
 //!
-//! `Authorization: Claudemesh <meshId>.<memberId>.<timestampMs>.<sha256 of the body>.<signature>`; the signature is of
-//! `wire::canonical::http_request` and is checked before a byte of the body is read.
+//! The signature ([`super::signed`]) is checked before a byte of the body is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +13,16 @@ use catalog::access::{self, Action, Decision};
 use futures_util::StreamExt;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use wire::{ErrorCode, MemberId, MeshId, canonical};
+use wire::ErrorCode;
 
+use super::signed::Claim;
 use crate::app::Broker;
-use crate::clock;
 use crate::deploy;
 use crate::error::FrameError;
-use crate::identity::{self, Proof};
 
 const PATH: &str = "/v1/uploads";
 /// How long the whole body may take.
 const BODY: Duration = Duration::from_secs(120);
-
-/// What the header claims.
-struct Claim {
-    mesh: MeshId,
-    member: MemberId,
-    timestamp: i64,
-    sha256: String,
-    signature: String,
-}
 
 pub async fn upload(State(broker): State<Arc<Broker>>, headers: HeaderMap, body: Body) -> Response {
     match take(&broker, &headers, body).await {
@@ -43,7 +32,7 @@ pub async fn upload(State(broker): State<Arc<Broker>>, headers: HeaderMap, body:
 }
 
 async fn take(broker: &Broker, headers: &HeaderMap, body: Body) -> Result<(String, usize), FrameError> {
-    let claim = read_claim(headers)?;
+    let claim = Claim::read(headers)?;
     admit(broker, &claim).await?;
     // Held until the bytes are stored: until then they are in memory.
     let _turn = broker.uploads.try_acquire().map_err(|_| {
@@ -70,44 +59,9 @@ async fn take(broker: &Broker, headers: &HeaderMap, body: Body) -> Result<(Strin
     Ok((claim.sha256, size))
 }
 
-fn read_claim(headers: &HeaderMap) -> Result<Claim, FrameError> {
-    let malformed = || {
-        let form = "Authorization: Claudemesh <meshId>.<memberId>.<timestampMs>.<sha256>.<signature>";
-        FrameError::new(ErrorCode::Malformed, format!("sign the request: {form}"))
-    };
-    let value = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or_else(malformed)?;
-    let fields: Vec<&str> = value.strip_prefix("Claudemesh ").ok_or_else(malformed)?.split('.').collect();
-    let [mesh, member, timestamp, sha256, signature] = fields.as_slice() else { return Err(malformed()) };
-    let is_digest = sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if !is_digest {
-        return Err(malformed());
-    }
-    Ok(Claim {
-        mesh: MeshId::parse(mesh).map_err(|_| malformed())?,
-        member: MemberId::parse(member).map_err(|_| malformed())?,
-        timestamp: timestamp.parse().map_err(|_| malformed())?,
-        sha256: (*sha256).to_owned(),
-        signature: (*signature).to_owned(),
-    })
-}
-
 /// The signature, then the member's right to deploy at all.
 async fn admit(broker: &Broker, claim: &Claim) -> Result<(), FrameError> {
-    if identity::signed_time(claim.timestamp as f64, clock::now_ms()).is_none() {
-        return Err(FrameError::new(
-            ErrorCode::TimestampSkew,
-            "the signed time is too far from the broker's",
-        ));
-    }
-    let unauthorized = || FrameError::new(ErrorCode::Unauthorized, "not a member of this mesh");
-    let view = broker.views.find(&claim.mesh).await?.ok_or_else(unauthorized)?;
-    let caller = view.caller(&claim.member).ok_or_else(unauthorized)?;
-    let key = view.key_of(&claim.member).ok_or_else(unauthorized)?;
-    let bytes =
-        canonical::http_request(&claim.mesh, &claim.member, claim.timestamp, ("POST", PATH), &claim.sha256);
-    if !matches!(identity::verify(key.as_str(), &claim.signature, &bytes), Proof::Good(_)) {
-        return Err(FrameError::new(ErrorCode::BadSignature, "the signature does not match"));
-    }
+    let (_, caller) = claim.prove(broker, ("POST", PATH)).await?;
     match access::decide(&caller, Action::Deploy, None) {
         Decision::Allow => Ok(()),
         _ => Err(FrameError::new(ErrorCode::Forbidden, "your role may not deploy")),

@@ -19,8 +19,9 @@ use super::socket::Text;
 use crate::app::Broker;
 use crate::error::{FrameError, shown};
 use crate::identity::{self, Refusal};
+use crate::status::Doing;
 use crate::views::MeshView;
-use crate::{clock, describe, fresh, metrics};
+use crate::{clock, describe, fresh, live, metrics};
 
 /// Why a hello was not accepted.
 enum No {
@@ -54,6 +55,7 @@ struct Proven {
     role: PeerRole,
     display_name: Option<String>,
     session_id: String,
+    pid: i64,
     groups: Option<Vec<Group>>,
     labels: Labels,
 }
@@ -133,6 +135,7 @@ async fn by_hello(
         role: PeerRole::ControlPlane,
         display_name: hello.display_name,
         session_id: hello.session_id,
+        pid: hello.pid,
         groups: hello.groups,
         labels: Labels {
             cwd: hello.cwd,
@@ -167,6 +170,7 @@ async fn by_session_hello(
         role: PeerRole::Session,
         display_name: hello.display_name,
         session_id: hello.session_id,
+        pid: hello.pid,
         groups: hello.groups,
         labels: Labels {
             cwd: hello.cwd,
@@ -224,7 +228,8 @@ fn enter(
     proven: Proven,
     (view, caller): (Arc<MeshView>, Arc<Caller>),
 ) -> Result<Arc<Presence>, No> {
-    let Proven { mesh, member_key, session_key, role, display_name, session_id, groups, mut labels } = proven;
+    let Proven { mesh, member_key, session_key, role, display_name, session_id, pid, groups, mut labels } =
+        proven;
     labels.groups = groups.filter(|groups| !groups.is_empty()).unwrap_or_else(|| caller.groups.clone());
     let named = display_name.map(|name| shown(&name)).filter(|name| !name.trim().is_empty());
     let presence = Arc::new(Presence {
@@ -235,10 +240,12 @@ fn enter(
         member_key,
         session_key,
         session_id,
+        pid,
         role,
         display_name: named.unwrap_or_else(|| caller.display_name.clone()),
         labels,
         connected_at_ms: clock::now_ms(),
+        status: Doing::default(),
         outbox: outbox.clone(),
     });
     let ack = wire::peer::write(req_id, &acknowledge(broker, &presence, &view, &caller))
@@ -248,6 +255,7 @@ fn enter(
         Entered::Replaced => {}
         Entered::Fresh => tell_others(broker, &presence, "peer_joined"),
     }
+    broker.hooks.meet(&presence);
     tracing::info!(
         mesh.id = %presence.mesh, member.id = %presence.member, presence.id = presence.presence_id,
         "peer connected as {}", role.as_str()
@@ -270,9 +278,12 @@ fn acknowledge(broker: &Broker, presence: &Presence, view: &MeshView, caller: &C
     }
 }
 
-/// The connection ended. A replaced one left before, and nobody is told.
+/// The connection ended. A replaced one left before, and nobody is told of that; but what it lent and nobody took over has no
+/// host any more.
 pub fn depart(broker: &Broker, presence: &Presence) {
-    if broker.presences.leave(presence) {
+    let was_there = broker.presences.leave(presence);
+    live::host_left(broker, presence);
+    if was_there {
         tell_others(broker, presence, "peer_left");
         tracing::info!(
             mesh.id = %presence.mesh, member.id = %presence.member, presence.id = presence.presence_id,

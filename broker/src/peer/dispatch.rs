@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use catalog::access::Caller;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wire::ErrorCode;
 use wire::peer::Head;
-use wire::peer::calls::McpCancel;
+use wire::peer::calls::{McpAskAnswer, McpCancel, McpRequest};
+use wire::runner::RpcDown;
 
 use super::handlers;
 use super::outbox::{Closing, Outbox};
@@ -29,6 +31,8 @@ use crate::views::MeshView;
 
 /// Calls, log streams and deploys that one connection may have waiting.
 const MAX_DETACHED: usize = 256;
+/// Answers to what a server asks that wait to be passed on. A runner does not ask more at once.
+const MAX_ANSWERS: usize = 32;
 
 /// Everything a handler may look at.
 #[derive(Clone)]
@@ -76,6 +80,8 @@ fn without_value(message: &str) -> String {
 struct Running {
     serial: u64,
     cancel: CancellationToken,
+    /// Of a request whose caller can be asked.
+    answers: Option<mpsc::Sender<RpcDown>>,
 }
 
 /// One authenticated connection.
@@ -126,7 +132,7 @@ impl Connection {
             return self.reject(None, "malformed", ErrorCode::Malformed, message).await;
         };
         let req_id: Option<Arc<str>> = head.req_id.map(|id| Arc::from(id.as_ref()));
-        let limit = self.broker.limits.max_message_bytes;
+        let limit = self.broker.limits.frame(&head.kind);
         if text.len() > limit {
             let message = format!("the frame is larger than {limit} bytes");
             return self.reject(req_id.as_deref(), "too_large", ErrorCode::TooLarge, &message).await;
@@ -154,15 +160,24 @@ impl Connection {
     }
 
     async fn route(&mut self, kind: &str, asked: Asked, text: &str) -> Result<(), FrameError> {
-        use handlers::{calls, hosting, logs, mesh, vault};
+        use handlers::{calls, hosting, listen, logs, mesh, vault};
         match kind {
             "mcp_call" => {
                 let call = body(text)?;
                 self.detach(&asked.clone(), |cancel| calls::tool(asked, call, cancel))
             }
             "mcp_request" => {
-                let request = body(text)?;
-                self.detach(&asked.clone(), |cancel| calls::request(asked, request, cancel))
+                let request: McpRequest = body(text)?;
+                // Without an id, no answer would find its way back.
+                let asks = request.asks && asked.req_id.is_some();
+                let (sender, answers) = asks.then(|| mpsc::channel(MAX_ANSWERS)).unzip();
+                let begin = |cancel| calls::request(asked.clone(), request, answers, cancel);
+                self.detach_asking(&asked, sender, begin)
+            }
+            "mcp_ask_answer" => self.pass_on(body(text)?),
+            "mcp_listen" => {
+                let wanted = body(text)?;
+                self.detach(&asked.clone(), |cancel| listen::listen(asked, wanted, cancel))
             }
             "mcp_cancel" => {
                 self.cancel(&body(text)?);
@@ -191,6 +206,7 @@ impl Connection {
             "mcp_catalog" => hosting::catalog(&asked).await,
             "mcp_schema" => hosting::schema(&asked, body(text)?).await,
             "list_peers" => mesh::peers(&asked).await,
+            "set_status" => mesh::set_status(&asked, body(text)?).await,
             "invite_create" => mesh::invite(&asked, body(text)?).await,
             "mesh_policy" => mesh::policy(&asked, body(text)?).await,
             "member_list" => mesh::members(&asked).await,
@@ -198,6 +214,12 @@ impl Connection {
             "hello" | "session_hello" => Err(FrameError::invalid("this connection has said hello before")),
             other => {
                 if let Some(handled) = vault::handle(other, &asked, text).await {
+                    return handled;
+                }
+                if let Some(handled) = handlers::live::handle(other, &asked, text).await {
+                    return handled;
+                }
+                if let Some(handled) = handlers::skills::handle(other, &asked, text).await {
                     return handled;
                 }
                 metrics::frame_rejected("unknown_type");
@@ -221,6 +243,20 @@ impl Connection {
         F: FnOnce(CancellationToken) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        self.detach_asking(asked, None, begin)
+    }
+
+    /// [`Self::detach`], for what takes answers while it runs.
+    fn detach_asking<F, Fut>(
+        &mut self,
+        asked: &Asked,
+        answers: Option<mpsc::Sender<RpcDown>>,
+        begin: F,
+    ) -> Result<(), FrameError>
+    where
+        F: FnOnce(CancellationToken) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
         while let Some(Ok(ended)) = self.tasks.try_join_next() {
             if let Some((req_id, serial)) = ended {
                 self.forget(&req_id, serial);
@@ -235,7 +271,7 @@ impl Connection {
         self.serial += 1;
         let booked = asked.req_id.clone().map(|req_id| (req_id, self.serial));
         if let Some((req_id, serial)) = booked.clone() {
-            self.running.insert(req_id, Running { serial, cancel: cancel.clone() });
+            self.running.insert(req_id, Running { serial, cancel: cancel.clone(), answers });
         }
         let work = begin(cancel);
         self.tasks.spawn(async move {
@@ -249,6 +285,21 @@ impl Connection {
         if let Some(running) = self.running.remove(frame.request_id.as_str()) {
             running.cancel.cancel();
         }
+    }
+
+    /// To the request that was asked. It may just have ended: then nobody waits for the answer.
+    fn pass_on(&self, frame: McpAskAnswer) -> Result<(), FrameError> {
+        let McpAskAnswer { request_id, ask, result, error } = frame;
+        if result.is_some() == error.is_some() {
+            return Err(FrameError::invalid("an answer is either `result` or `error`"));
+        }
+        let running = self.running.get(request_id.as_str());
+        if let Some(answers) = running.and_then(|running| running.answers.as_ref())
+            && answers.try_send(RpcDown { ask, result, error }).is_err()
+        {
+            metrics::frame_rejected("answer_unasked");
+        }
+        Ok(())
     }
 }
 

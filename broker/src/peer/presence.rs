@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use wire::peer::hello::Group;
 use wire::peer::mesh::Peer;
@@ -14,6 +15,7 @@ use wire::{MemberId, MeshId, PublicKey};
 
 use super::outbox::{Closing, Outbox};
 use crate::clock;
+use crate::status::Doing;
 
 /// One connection in one life of the broker; grows in the order of connecting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,10 +58,13 @@ pub struct Presence {
     pub member_key: PublicKey,
     pub session_key: Option<PublicKey>,
     pub session_id: String,
+    /// Of the process that said hello, on its machine.
+    pub pid: i64,
     pub role: PeerRole,
     pub display_name: String,
     pub labels: Labels,
     pub connected_at_ms: i64,
+    pub status: Doing,
     pub outbox: Outbox,
 }
 
@@ -73,12 +78,12 @@ impl Presence {
         self.member == other.member && self.session_id == other.session_id && self.role == other.role
     }
 
-    fn as_peer(&self) -> Peer {
+    fn as_peer(&self, now_ms: i64, working_for: Duration) -> Peer {
         Peer {
             pubkey: self.pubkey().to_string(),
             member_pubkey: self.member_key.to_string(),
             display_name: self.display_name.clone(),
-            status: "idle".into(),
+            status: self.status.now(now_ms, working_for).as_str().into(),
             summary: None,
             groups: self.labels.groups.clone(),
             session_id: self.session_id.clone(),
@@ -129,6 +134,7 @@ impl Presences {
             room.iter().filter(|(_, other)| other.is_same_session(presence)).map(|(id, _)| *id).collect();
         for id in &same {
             if let Some(old) = room.remove(id) {
+                presence.status.take_over(&old.status);
                 old.outbox.end(Closing::REPLACED);
             }
         }
@@ -151,13 +157,20 @@ impl Presences {
         was_there
     }
 
+    /// Whether this very connection is still one of the mesh's.
+    pub fn is_here(&self, presence: &Presence) -> bool {
+        self.read(|rooms| rooms.get(&presence.mesh).is_some_and(|room| room.contains_key(&presence.conn)))
+    }
+
     /// Everyone in the mesh, oldest first.
     pub fn of_mesh(&self, mesh: &MeshId) -> Vec<Arc<Presence>> {
         self.read(|rooms| rooms.get(mesh).map(|room| room.values().cloned().collect()).unwrap_or_default())
     }
 
-    pub fn peers(&self, mesh: &MeshId) -> Vec<Peer> {
-        self.of_mesh(mesh).iter().map(|presence| presence.as_peer()).collect()
+    /// `working_for`: how long somebody who said that they work is believed.
+    pub fn peers(&self, mesh: &MeshId, working_for: Duration) -> Vec<Peer> {
+        let now = clock::now_ms();
+        self.of_mesh(mesh).iter().map(|presence| presence.as_peer(now, working_for)).collect()
     }
 
     /// Ends every connection of the member.
@@ -190,10 +203,12 @@ mod tests {
             member_key: PublicKey::parse(&"a".repeat(64)).expect("key"),
             session_key: None,
             session_id: session.into(),
+            pid: 1,
             role,
             display_name: "ann".into(),
             labels: Labels::default(),
             connected_at_ms: 0,
+            status: Doing::default(),
             outbox: Outbox::new(4, 4).0,
         })
     }

@@ -13,7 +13,7 @@ use wire::MeshId;
 use super::{StoreError, Tx, on_db};
 
 /// In the order in which rows can be written, with the column that names the mesh.
-const KEPT: [(&str, &str); 15] = [
+const KEPT: [(&str, &str); 18] = [
     ("mesh", "id"),
     ("member", "mesh_id"),
     ("invite", "mesh_id"),
@@ -29,6 +29,9 @@ const KEPT: [(&str, &str); 15] = [
     ("consent", "mesh_id"),
     ("vault_opening", "mesh_id"),
     ("vault_act", "mesh_id"),
+    ("live_server", "mesh_id"),
+    ("skill", "mesh_id"),
+    ("skill_file", "mesh_id"),
 ];
 
 /// What belongs to one broker or one runner: what was observed, what a runner was given, what a runner opens itself with,

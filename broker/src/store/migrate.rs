@@ -21,6 +21,7 @@ macro_rules! migrations {
             (1, "first", include_str!(concat!("../../../migrations/", $folder, "/0001_first.sql"))),
             (2, "jail", include_str!(concat!("../../../migrations/", $folder, "/0002_jail.sql"))),
             (3, "vault", include_str!(concat!("../../../migrations/", $folder, "/0003_vault.sql"))),
+            (4, "agents", include_str!(concat!("../../../migrations/", $folder, "/0004_agents.sql"))),
         ])
     };
 }

@@ -20,6 +20,7 @@ mod error;
 mod generations;
 mod invites;
 mod ledger;
+mod live;
 mod members;
 mod mesh_keys;
 mod meshes;
@@ -30,6 +31,7 @@ mod reports;
 mod row;
 mod runners;
 mod services;
+mod skills;
 mod uploads;
 mod vault_keys;
 
@@ -46,6 +48,7 @@ pub use error::StoreError;
 pub use generations::{Generations, StoredGeneration};
 pub use invites::{Invite, Invites};
 pub use ledger::{Act, ActKind, KEPT_LEDGER_MS, Ledger, Lines};
+pub use live::{LentServer, LentServers};
 pub use members::{Member, MemberChange, Members};
 pub use mesh_keys::{MeshKey, MeshKeys, SealedRow};
 pub use meshes::{Mesh, Meshes};
@@ -54,6 +57,7 @@ pub use policies::Policies;
 pub use reports::{LastReport, Listing, Listings, Observations};
 pub use runners::{KnownRunner, Runners};
 pub use services::{Deploy, FailedGeneration, Service, Services, Wanted};
+pub use skills::{Skill, SkillRow, Skills};
 pub use uploads::Uploads;
 pub use vault_keys::{StoredVaultKey, VaultKeys};
 
@@ -212,6 +216,15 @@ impl Tx {
     /// Instances of services that run as their caller.
     pub fn callers(&mut self) -> Callers<'_> {
         Callers { tx: self }
+    }
+
+    /// Persistent live servers.
+    pub fn live(&mut self) -> LentServers<'_> {
+        LentServers { tx: self }
+    }
+
+    pub fn skills(&mut self) -> Skills<'_> {
+        Skills { tx: self }
     }
 
     /// What this broker itself encrypts with.

@@ -43,7 +43,7 @@ fn row(action: Action, who: u8, scope: Option<&Scope>) -> String {
 fn the_table_of_role_and_action() {
     use Action::*;
     // columns: no such service · own · another's in scope · another's out of scope
-    let table: [(Action, [&str; 4]); 17] = [
+    let table: [(Action, [&str; 4]); 21] = [
         (Call, ["NNNN", "AAAA", "AAAA", "NNFF"]),
         (Look, ["NNNN", "AAAA", "AAAA", "NNAA"]),
         (Deploy, ["FAAA", "FAAA", "FFAA", "FFAA"]),
@@ -61,6 +61,10 @@ fn the_table_of_role_and_action() {
         (KeepSecrets, ["FAAA", "FFFF", "FFFF", "FFFF"]),
         (ReadLedger, ["FFAA", "FFAA", "FFAA", "FFAA"]),
         (ManageKeys, ["FFFA", "FFFF", "FFFF", "FFFF"]),
+        (Lend, ["FAAA", "FFFF", "FFFF", "FFFF"]),
+        (TakeBack, ["NNNN", "FAAA", "FFAA", "NNAA"]),
+        (ShareSkill, ["FAAA", "FAAA", "FFAA", "FFAA"]),
+        (RemoveSkill, ["NNNN", "FAAA", "FFAA", "NNAA"]),
     ];
     assert_eq!(table.map(|(action, _)| action), Action::ALL, "every action has a row");
     for (action, [none, own, shared, hidden]) in table {
@@ -216,6 +220,8 @@ proptest! {
                 | Action::KeepSecrets
                 | Action::ReadLedger
                 | Action::ManageKeys
+                | Action::Lend
+                | Action::ShareSkill
         );
         if names_a_service {
             prop_assert_eq!(decision == Decision::NotFound, !may_see(&who, subject));

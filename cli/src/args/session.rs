@@ -16,6 +16,9 @@ pub struct LaunchArgs {
     /// Groups of this session, each with an optional role: eng:lead,ops
     #[arg(long, value_name = "GROUPS")]
     pub groups: Option<String>,
+    /// Let peers' messages and events come into the session; Claude Code asks whether you want that
+    #[arg(long)]
+    pub channel: bool,
     #[command(flatten)]
     pub place: InMesh,
     /// Passed on to `claude`

@@ -1,5 +1,6 @@
 //! `doctor`: what is wrong with this installation, and what to do about it.
 
+mod clients;
 mod isolation;
 mod vault;
 
@@ -74,6 +75,7 @@ pub async fn doctor(here: &Here, args: &DoctorArgs) -> Result<u8, Failure> {
     if let Some(entry) = &entry {
         broker(here, entry, &mut findings, &mut isolation).await;
     }
+    findings.extend(clients::findings(here, args.fix).await);
     findings.push(up(&data));
     findings.extend(vault::at_rest(&data));
     findings.extend(tools());

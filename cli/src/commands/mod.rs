@@ -25,7 +25,9 @@ mod trust;
 mod vault;
 mod why;
 
+pub use hook::complain as complain_of_hook;
 pub use invite::display_name;
+pub use mcp::mcp;
 pub use trust::state_words;
 pub use vault::passphrase;
 
@@ -69,7 +71,6 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
         Command::Disconnect(args) => agents::disconnect(here, &args).await?,
         Command::Import(args) => agents::import(here, &args).await?,
         Command::Launch(args) => return launch::launch(here, &args).await,
-        Command::Mcp(args) => mcp::mcp(here, &args).await?,
         Command::Share(args) => share::share(here, &args).await?,
         Command::Skill(args) => skill::skill(here, &args).await?,
         Command::Hook(args) => hook::hook(here, &args).await?,
@@ -81,7 +82,7 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
         Command::Member(args) => people::member(here, &args).await?,
         Command::Doctor(args) => return doctor::doctor(here, &args).await,
         Command::Version => version(here)?,
-        Command::Up(_) | Command::Down(_) | Command::Broker(_) | Command::Backup(_) | Command::Restore(_) => {
+        Command::Mcp(_) | Command::Up(_) | Command::Down(_) | Command::Broker(_) | Command::Backup(_) | Command::Restore(_) => {
             return Err(Failure::platform("a role is not a command"));
         }
     }

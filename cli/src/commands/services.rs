@@ -1,9 +1,12 @@
 //! `ls`, `status`, `scope`.
 
-use client::Connection;
+use client::{ClientError, Connection};
+use serde::Serialize;
+use wire::ErrorCode;
 use wire::peer::hosting::{
     McpCatalog, McpCatalogResult, McpScope, McpScopeResult, McpStatus, McpStatusResult, ServiceStatus,
 };
+use wire::peer::live::{LiveServer, McpList, McpListResult};
 
 use super::ask;
 use super::card::{HEADER, card, row, scope_words};
@@ -11,31 +14,67 @@ use crate::args::ScopeArgs;
 use crate::failure::Failure;
 use crate::here::Here;
 use crate::out::table;
+use crate::plain::{brief, plain_line};
 use crate::units;
+
+/// What `ls --json` prints.
+#[derive(Serialize)]
+struct Listed {
+    services: Vec<ServiceStatus>,
+    live: Vec<LiveServer>,
+}
 
 pub async fn list(here: &Here) -> Result<(), Failure> {
     let connection = here.connect().await?;
-    let mut found: McpCatalogResult = match connection.request(&McpCatalog {}).await {
-        Ok(found) => found,
-        Err(error) => {
-            connection.close().await;
-            return Err(error.into());
-        }
-    };
-    if !here.out.json {
-        add_marks(&connection, &mut found.services).await;
-    }
+    let found = everything(here, &connection).await;
     connection.close().await;
+    let found = found?;
     if here.out.json {
         return here.out.document(&found);
     }
-    if found.services.is_empty() {
+    let Listed { services, live } = found;
+    if services.is_empty() {
         here.out.remark("no services that you may see; deploy one: claudemesh deploy NAME -- npx -y PACKAGE");
-        return Ok(());
+    } else {
+        let now = units::now_ms();
+        here.out.line(table(&HEADER, services.iter().map(|service| row(service, now)).collect()));
     }
-    let now = units::now_ms();
-    here.out.line(table(&HEADER, found.services.iter().map(|service| row(service, now)).collect()));
+    if !live.is_empty() {
+        here.out.line(table(&LIVE_HEADER, live.iter().map(live_row).collect()));
+    }
     Ok(())
+}
+
+async fn everything(here: &Here, connection: &Connection) -> Result<Listed, Failure> {
+    let McpCatalogResult { mut services } = connection.request(&McpCatalog {}).await?;
+    if !here.out.json {
+        add_marks(connection, &mut services).await;
+    }
+    let live = match connection.request::<_, McpListResult>(&McpList {}).await {
+        Ok(found) => found.servers,
+        // A broker of an earlier version.
+        Err(ClientError::Broker { code: Some(ErrorCode::UnknownMessageType), .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Listed { services, live })
+}
+
+const LIVE_HEADER: [&str; 5] = ["LENT", "STATE", "TOOLS", "BY", "DESCRIPTION"];
+
+fn live_row(server: &LiveServer) -> Vec<String> {
+    let away = server.offline_since.as_deref().and_then(|since| units::since(since, units::now_ms()));
+    let state = match (server.online, away) {
+        (true, _) => "online".to_owned(),
+        (false, Some(away)) => format!("offline {}", units::span(away)),
+        (false, None) => "offline".to_owned(),
+    };
+    vec![
+        plain_line(&server.name),
+        state,
+        server.tools.len().to_string(),
+        brief(&server.hosted_by, 40),
+        brief(&server.description, 60),
+    ]
 }
 
 /// The list leaves out what the broker must read for each service: refused connections and drift. Those who may manage a

@@ -2,7 +2,7 @@
 
 mod value;
 
-pub use value::passphrase;
+pub use value::{passphrase, typed};
 
 use client::{Connection, MeshVault};
 use serde::Serialize;
@@ -11,6 +11,7 @@ use wire::peer::vault::{
 };
 use wire::vault::{EntryKind, VaultName};
 use wire::{ErrorCode, MemberId};
+use zeroize::Zeroizing;
 
 use super::deploy::count;
 use crate::args::{LedgerArgs, SetArgs, VaultAct};
@@ -115,6 +116,52 @@ async fn set(here: &Here, args: &SetArgs, must_exist: bool) -> Result<(), Failur
             .remark(format!("use it: claudemesh deploy NAME --env 'VARIABLE=$vault:{}{form}' …", args.key));
     }
     Ok(())
+}
+
+/// Stores values under names that are still free, `name`, `name-2`, …; gives the names that they got.
+pub async fn store_new(
+    here: &Here,
+    values: &[(VaultName, Zeroizing<Vec<u8>>)],
+) -> Result<Vec<VaultName>, Failure> {
+    on_vault(here, async |vault| {
+        let mut taken: Vec<String> = vault.list().await?.entries.into_iter().map(|entry| entry.key).collect();
+        vault.newest_key().await?;
+        believe_owner(here, vault)?;
+        let mut stored = Vec::new();
+        for (name, value) in values {
+            let free = free_name(name, &taken)?;
+            taken.push(free.to_string());
+            let done = vault.set(&free, EntryKind::Env, value).await;
+            if let Err(error) = done {
+                // What was stored for nothing would only be in the way.
+                for name in &stored {
+                    let _ = vault.remove(name).await;
+                }
+                return Err(error.into());
+            }
+            stored.push(free);
+        }
+        Ok(stored)
+    })
+    .await
+}
+
+fn free_name(name: &VaultName, taken: &[String]) -> Result<VaultName, Failure> {
+    let numbered = (2..100).map(|n| format!("{name}-{n}"));
+    let free = std::iter::once(name.to_string()).chain(numbered).find(|name| !taken.contains(name));
+    let free = free.and_then(|name| VaultName::parse(&name).ok());
+    free.ok_or_else(|| Failure::user(format!("there are too many vault entries named like `{name}`")))
+}
+
+/// Takes back what [`store_new`] stored.
+pub async fn remove_all(here: &Here, names: &[VaultName]) -> Result<(), Failure> {
+    on_vault(here, async |vault| {
+        for name in names {
+            vault.remove(name).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn services(done: &VaultPutResult) -> String {

@@ -34,3 +34,8 @@ pub fn log_for_commands() {
         start(Chatter::Warnings, false);
     }
 }
+
+/// For a process that somebody else's program watches.
+pub fn log_warnings() {
+    start(Chatter::Warnings, false);
+}

@@ -14,9 +14,9 @@ mod up;
 
 pub use asked::RunnerAt;
 pub use backup::{backup, restore};
-pub use broker::broker;
+pub use broker::{Signals, broker};
 pub use data::DataFolder;
 pub use down::down;
-pub use logging::log_for_commands;
+pub use logging::{log_for_commands, log_warnings};
 pub use runner::{isolation_here, leave_session, runner};
 pub use up::up;

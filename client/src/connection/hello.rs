@@ -1,20 +1,17 @@
 //! Connecting and saying hello.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio::sync::broadcast;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use wire::peer::Body;
 use wire::peer::hello::{Group, Hello, HelloAck};
-use wire::peer::mesh::SystemPush;
 use wire::{MemberId, MeshId};
 
-use super::socket::Frame;
+use super::frame::{Frame, News};
 use crate::address::BrokerAddress;
 use crate::config::MeshEntry;
 use crate::error::{ClientError, read_code};
@@ -84,7 +81,7 @@ impl Announce {
 pub(super) async fn connect(
     membership: &Membership,
     announce: &Announce,
-    pushes: &broadcast::Sender<Arc<SystemPush>>,
+    news: &News,
 ) -> Result<(Socket, HelloAck), ClientError> {
     crate::install_tls();
     let url = membership.broker.socket();
@@ -100,7 +97,7 @@ pub(super) async fn connect(
     let text = hello_frame(membership, announce)?;
     let exchange = async {
         socket.send(Message::text(text)).await.map_err(|e| unreachable(e.to_string()))?;
-        await_ack(&mut socket, pushes).await
+        await_ack(&mut socket, news).await
     };
     let ack = tokio::time::timeout(HELLO_DEADLINE, exchange)
         .await
@@ -135,10 +132,7 @@ fn hello_frame(membership: &Membership, announce: &Announce) -> Result<String, C
     wire::peer::write(None, &hello).map_err(|e| ClientError::Local(format!("cannot write the hello: {e}")))
 }
 
-async fn await_ack(
-    socket: &mut Socket,
-    pushes: &broadcast::Sender<Arc<SystemPush>>,
-) -> Result<HelloAck, ClientError> {
+async fn await_ack(socket: &mut Socket, news: &News) -> Result<HelloAck, ClientError> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -146,7 +140,7 @@ async fn await_ack(
                 match frame.kind()?.as_ref() {
                     HelloAck::TYPE | "error" => return frame.read(),
                     // The original broker lets events overtake the ack.
-                    SystemPush::TYPE => frame.publish(pushes),
+                    kind if News::is_news(kind) => news.publish(kind, &frame),
                     _ => {}
                 }
             }

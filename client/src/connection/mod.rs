@@ -1,23 +1,25 @@
 //! One authenticated connection to a broker.
 //!
-//! Here: the handle that callers hold, requests and calls. Not here: the task that owns the socket ([`socket`]), the
+//! Here: the handle that callers hold, requests and calls. Not here: the task that owns the link ([`socket`], [`session`]), the
 //! hello ([`hello`]), answers of several frames ([`stream`]).
 //! Invariant: everybody who waits gets an answer. The table of waiters belongs to the task that owns the socket; when
 //! the socket ends the table is dropped, and that answers them all.
 
+mod frame;
 mod hello;
+mod inbox;
+mod session;
 mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use wire::RawJson;
 use wire::peer::Body;
@@ -28,13 +30,18 @@ use wire::peer::mesh::SystemPush;
 
 pub(crate) use hello::now_ms;
 pub use hello::{Announce, Membership};
+pub use session::SessionStatus;
 pub use stream::{
     CallEvent, CallStream, DeployEvent, DeployStream, ListenEvent, ListenStream, LogEvent, LogStream,
     RequestEvent, RequestStream,
 };
 
 use crate::error::ClientError;
-use socket::{Command, Frame, Owner, Waiter};
+use crate::identity::random_hex;
+use frame::{Frame, News, Waiter};
+use inbox::{Command, Ids, Inbox, Nature};
+use session::Session;
+use socket::{Ends, LEAVE_LIMIT, Link};
 
 /// What happens when the socket ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +69,7 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 const CALL_GRACE: Duration = Duration::from_secs(5);
 const COMMAND_QUEUE: usize = 1024;
 const PUSH_QUEUE: usize = 256;
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default, Clone)]
 pub struct CallOptions {
@@ -88,10 +96,12 @@ pub enum Forward {
 
 pub struct Connection {
     commands: mpsc::Sender<Command>,
-    forwards: broadcast::Sender<Arc<Forward>>,
-    next_id: AtomicU64,
+    ids: Ids,
     state: watch::Receiver<LinkState>,
-    pushes: broadcast::Sender<Arc<SystemPush>>,
+    news: News,
+    closing: Arc<Notify>,
+    /// How long [`Connection::close`] may take.
+    patience: Duration,
     /// Holds one task; dropping the connection aborts it.
     task: JoinSet<()>,
 }
@@ -106,21 +116,14 @@ impl Connection {
         announce: Announce,
         reconnect: Reconnect,
     ) -> Result<Self, ClientError> {
-        let pushes = broadcast::Sender::new(PUSH_QUEUE);
-        let (socket, ack) = hello::connect(&membership, &announce, &pushes).await?;
-        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-        let (report, state) = watch::channel(LinkState::Up(Arc::new(ack)));
-        let owner = Owner { membership, announce, reconnect, inbox, report, pushes: pushes.clone() };
-        let mut task = JoinSet::new();
-        task.spawn(owner.run(socket));
-        Ok(Self {
-            commands,
-            forwards: broadcast::Sender::new(PUSH_QUEUE),
-            next_id: AtomicU64::new(1),
-            state,
-            pushes,
-            task,
-        })
+        let news = News::new(PUSH_QUEUE);
+        let (socket, ack) = hello::connect(&membership, &announce, &news).await?;
+        let (mut connection, mut ends) = Self::unlinked(None, news, LinkState::Up(Arc::new(ack)));
+        connection.task.spawn(async move {
+            let (membership, announce, ends) = (&membership, &announce, &mut ends);
+            Link { membership, announce, reconnect, ends, shared: None }.run(Some(socket)).await;
+        });
+        Ok(connection)
     }
 
     /// Joins the link of a session: the first process of it holds the connection to the broker, the others reach the
@@ -128,15 +131,30 @@ impl Connection {
     /// [`Connection::state`] is `Down` and requests wait for it within their own deadline. Reconnects for ever.
     #[must_use]
     pub fn join(membership: Membership, announce: Announce, place: &SessionPlace) -> Self {
-        // H4 fills this in.
-        let _ = (membership, announce, place);
-        unreachable!()
+        let prefix: Arc<str> = random_hex()[..12].into();
+        let state = LinkState::Down("connecting".to_owned());
+        let (mut connection, ends) = Self::unlinked(Some(Arc::clone(&prefix)), News::new(PUSH_QUEUE), state);
+        connection.patience += LEAVE_LIMIT;
+        let session = Session { membership, announce, place: place.clone(), prefix, ends };
+        connection.task.spawn(session.run());
+        connection
+    }
+
+    fn unlinked(prefix: Option<Arc<str>>, news: News, state: LinkState) -> (Self, Ends) {
+        let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
+        let (report, state) = watch::channel(state);
+        let closing = Arc::new(Notify::new());
+        let ends =
+            Ends { inbox: Inbox::new(inbox), report, news: news.clone(), closing: Arc::clone(&closing) };
+        let task = JoinSet::new();
+        let ids = Ids::new(prefix);
+        (Self { commands, ids, state, news, closing, patience: CLOSE_LIMIT, task }, ends)
     }
 
     /// What the broker asks of this connection as the host of live servers, from now on. In a shared session every process
     /// gets all of it; a call of a server that is not one's own is ignored.
     pub fn forwards(&self) -> broadcast::Receiver<Arc<Forward>> {
-        self.forwards.subscribe()
+        self.news.forwards.subscribe()
     }
 
     /// One frame that nobody answers.
@@ -163,7 +181,7 @@ impl Connection {
 
     /// System events from now on. A receiver that falls 256 behind is told how many it missed.
     pub fn pushes(&self) -> broadcast::Receiver<Arc<SystemPush>> {
-        self.pushes.subscribe()
+        self.news.pushes.subscribe()
     }
 
     /// One frame out, one frame of type `R` back.
@@ -187,7 +205,7 @@ impl Connection {
         B: Body + Serialize,
         R: Body + DeserializeOwned,
     {
-        self.ask(body, deadline, false).await?.read()
+        self.ask(body, deadline, Nature::Errand).await?.read()
     }
 
     /// Calls a tool. Arguments and result stay raw JSON, byte for byte. Dropping the future cancels the call.
@@ -209,7 +227,7 @@ impl Connection {
             deadline_ms: options.deadline.map(whole_ms),
             meta: options.meta,
         };
-        self.ask(&call, deadline + CALL_GRACE, true).await?.read()
+        self.ask(&call, deadline + CALL_GRACE, Nature::Call).await?.read()
     }
 
     /// Any MCP request that the broker allows. Dropping the future cancels it.
@@ -218,25 +236,31 @@ impl Connection {
     /// As [`Connection::call_raw`].
     pub async fn mcp_request(&self, request: &McpRequest) -> Result<McpCallResult, ClientError> {
         let deadline = request.deadline_ms.map_or(CALL_DEADLINE, Duration::from_millis);
-        let McpRequestResult(result) = self.ask(request, deadline + CALL_GRACE, true).await?.read()?;
+        let McpRequestResult(result) =
+            self.ask(request, deadline + CALL_GRACE, Nature::Call).await?.read()?;
         Ok(result)
     }
 
-    /// Ends the connection politely: what was sent before is written out first.
+    /// Ends the connection politely: what was sent before is written out first. A link that other processes of the session use
+    /// waits a moment for what they have under way.
     pub async fn close(mut self) {
-        if self.commands.send(Command::Close).await.is_ok() {
-            let _ = tokio::time::timeout(Duration::from_secs(2), self.task.join_next()).await;
-        }
+        let end = async {
+            if self.commands.send(Command::Close).await.is_ok() {
+                self.closing.notify_one();
+                self.task.join_next().await;
+            }
+        };
+        let _ = tokio::time::timeout(self.patience, end).await;
     }
 
     async fn ask<B: Body + Serialize>(
         &self,
         body: &B,
         deadline: Duration,
-        cancel: bool,
+        nature: Nature,
     ) -> Result<Frame, ClientError> {
         let (waiter, answer) = oneshot::channel();
-        let guard = self.post(body, Waiter::Once(waiter), cancel).await?;
+        let guard = self.post(body, Waiter::Once(waiter), nature).await?;
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(frame)) => {
                 guard.disarm();
@@ -255,14 +279,17 @@ impl Connection {
         &self,
         body: &B,
         waiter: Waiter,
-        cancel: bool,
+        nature: Nature,
     ) -> Result<Forgetter, ClientError> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let text = wire::peer::write(Some(&id.to_string()), body)
+        let id = self.ids.next();
+        let text = wire::peer::write(Some(&id), body)
             .map_err(|e| ClientError::Local(format!("cannot write the request: {e}")))?;
-        let sent = self.commands.send(Command::Ask { id, text, waiter });
+        let sent = self.commands.send(Command::Ask { id: id.clone(), nature, text, waiter });
         match tokio::time::timeout(REQUEST_DEADLINE, sent).await {
-            Ok(Ok(())) => Ok(Forgetter { id, cancel, commands: Some(self.commands.clone()) }),
+            Ok(Ok(())) => {
+                let cancel = nature != Nature::Errand;
+                Ok(Forgetter { id, cancel, commands: Some(self.commands.clone()) })
+            }
             Ok(Err(_)) => Err(self.closed()),
             Err(_) => Err(ClientError::Timeout(REQUEST_DEADLINE.as_secs())),
         }
@@ -287,7 +314,7 @@ fn whole_ms(duration: Duration) -> u64 {
 
 /// Tells the owner that nobody waits any more.
 struct Forgetter {
-    id: u64,
+    id: String,
     cancel: bool,
     commands: Option<mpsc::Sender<Command>>,
 }
@@ -311,7 +338,8 @@ impl Drop for Forgetter {
     fn drop(&mut self) {
         if let Some(commands) = self.commands.take() {
             // A full queue loses this; the owner sweeps waiters that are gone.
-            let _ = commands.try_send(Command::Forget { id: self.id, cancel: self.cancel });
+            let _ =
+                commands.try_send(Command::Forget { id: std::mem::take(&mut self.id), cancel: self.cancel });
         }
     }
 }

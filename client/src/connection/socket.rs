@@ -1,22 +1,24 @@
-//! The task that owns the socket, and the table of those who wait for an answer.
+//! The link to a broker: reading, writing, connecting again.
+//!
+//! Here: one WebSocket at a time, for this process and, in a shared session, for the processes that joined it
+//! ([`Joiners`]). Not here: who of a session holds the link ([`super::session`]).
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use wire::peer::calls::McpCancel;
-use wire::peer::mesh::SystemPush;
-use wire::peer::{Body, ErrorBody, Head, close};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_tungstenite::tungstenite::Message;
+use wire::peer::close;
+use wire::peer::hello::HelloAck;
 
+use super::frame::{Frame, News, Waiting};
 use super::hello::{self, Announce, Membership, Socket};
+use super::inbox::{Command, Inbox, frame_of};
+use super::session::Joiners;
 use super::{LinkState, Reconnect};
-use crate::error::{ClientError, LooseError};
+use crate::error::ClientError;
 
 /// The broker pings every 30 s; a link that is silent for longer than this is dead.
 const SILENCE_LIMIT: Duration = Duration::from_secs(90);
@@ -24,165 +26,160 @@ const SWEEP_EVERY: Duration = Duration::from_secs(15);
 const BACKOFF_S: [u64; 6] = [1, 2, 4, 8, 16, 30];
 /// Frames that are written before the socket is flushed.
 const BATCH: usize = 64;
+/// How long a link that is asked to end waits for the requests of other processes.
+pub(super) const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A frame that came in, unread.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    text: Utf8Bytes,
-}
-
-impl Frame {
-    pub(super) fn new(text: Utf8Bytes) -> Self {
-        Self { text }
-    }
-
-    fn head(&self) -> Result<Head<'_>, ClientError> {
-        serde_json::from_str(&self.text).map_err(|e| ClientError::Protocol(format!("not a frame: {e}")))
-    }
-
-    pub(super) fn kind(&self) -> Result<Cow<'_, str>, ClientError> {
-        Ok(self.head()?.kind)
-    }
-
-    /// The body, when the frame is of its type; an `error` frame becomes the error.
-    pub(super) fn read<R: Body + DeserializeOwned>(&self) -> Result<R, ClientError> {
-        let kind = self.kind()?;
-        if kind == R::TYPE {
-            return serde_json::from_str(&self.text)
-                .map_err(|e| ClientError::Protocol(format!("a broken `{kind}` frame: {e}")));
-        }
-        if kind == ErrorBody::TYPE {
-            let loose: LooseError = serde_json::from_str(&self.text)
-                .map_err(|e| ClientError::Protocol(format!("a broken `error` frame: {e}")))?;
-            return Err(loose.into());
-        }
-        Err(ClientError::Protocol(format!("a `{kind}` frame in place of `{}`", R::TYPE)))
-    }
-
-    pub(super) fn publish(&self, pushes: &broadcast::Sender<Arc<SystemPush>>) {
-        // Nobody listening is fine, and a push that we can't read is not worth the connection.
-        match serde_json::from_str(&self.text) {
-            Ok(push) => drop(pushes.send(Arc::new(push))),
-            Err(e) => tracing::debug!("unreadable push: {e}"),
-        }
-    }
-}
-
-pub(super) enum Waiter {
-    Once(oneshot::Sender<Frame>),
-    Many(mpsc::Sender<Frame>),
-}
-
-impl Waiter {
-    fn is_gone(&self) -> bool {
-        match self {
-            Self::Once(sender) => sender.is_closed(),
-            Self::Many(sender) => sender.is_closed(),
-        }
-    }
-}
-
-pub(super) enum Command {
-    Ask {
-        id: u64,
-        text: String,
-        waiter: Waiter,
-    },
-    Forget {
-        id: u64,
-        cancel: bool,
-    },
-    /// A frame that nobody answers.
-    Tell {
-        text: String,
-    },
-    Close,
-}
-
-pub(super) struct Owner {
-    pub membership: Membership,
-    pub announce: Announce,
-    pub reconnect: Reconnect,
-    pub inbox: mpsc::Receiver<Command>,
+/// The task's side of a [`super::Connection`].
+pub(super) struct Ends {
+    pub inbox: Inbox,
     pub report: watch::Sender<LinkState>,
-    pub pushes: broadcast::Sender<Arc<SystemPush>>,
+    pub news: News,
+    /// [`Command::Close`] is on its way: so that nobody who does not read the inbox keeps the process waiting.
+    pub closing: Arc<Notify>,
+}
+
+/// The processes that this link serves besides its own, and what they send.
+pub(super) struct Shared<'a> {
+    pub joiners: &'a Joiners,
+    pub passed: mpsc::Receiver<Command>,
+}
+
+pub(super) struct Link<'a> {
+    pub membership: &'a Membership,
+    pub announce: &'a Announce,
+    pub reconnect: Reconnect,
+    pub ends: &'a mut Ends,
+    pub shared: Option<Shared<'a>>,
 }
 
 enum End {
     Asked,
-    Lost { why: String, is_final: bool },
+    Lost { why: String, is_final: bool, is_replaced: bool },
 }
 
 impl End {
     fn lost(why: impl ToString) -> Self {
-        Self::Lost { why: why.to_string(), is_final: false }
+        Self::Lost { why: why.to_string(), is_final: false, is_replaced: false }
     }
 }
 
-/// The reading and the writing half run in one task, so the lock is never contended.
-#[derive(Default)]
-struct Waiting(Mutex<HashMap<u64, Waiter>>);
-
-impl Waiting {
-    fn table(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Owner {
-    pub(super) async fn run(mut self, first: Socket) {
+impl Link<'_> {
+    /// Until the link ends for good. Without a socket the first attempt is made at once.
+    pub(super) async fn run(mut self, first: Option<Socket>) {
         let mut socket = first;
+        let mut attempt = 0;
         loop {
-            let waiting = Waiting::default();
-            let end = self.serve(socket, &waiting).await;
-            let (why, is_final) = match end {
-                End::Asked => ("it was closed here".to_owned(), true),
-                End::Lost { why, is_final } => (why, is_final || self.reconnect == Reconnect::Never),
+            let current = match socket.take() {
+                Some(socket) => socket,
+                None => match self.connect(attempt).await {
+                    Some(socket) => socket,
+                    None => return,
+                },
             };
-            // The reason must be known before the waiters are answered by dropping them.
-            if is_final {
-                self.report.send_replace(LinkState::Ended(why));
-                return;
-            }
-            self.report.send_replace(LinkState::Down(why));
-            drop(waiting);
-            match self.connect_again().await {
-                Some(again) => socket = again,
-                None => return,
+            let waiting = Waiting::default();
+            match self.serve(current, &waiting).await {
+                End::Asked => return self.end("it was closed here".to_owned()),
+                End::Lost { why, is_final, .. } if is_final || self.reconnect == Reconnect::Never => {
+                    // The reason must be known before the waiters are answered by dropping them.
+                    self.tell_joiners(|joiners| joiners.ended(&why));
+                    return self.end(why);
+                }
+                End::Lost { why, is_replaced, .. } => {
+                    // Two that replace each other in turn should do so rarely.
+                    attempt = if is_replaced { BACKOFF_S.len() } else { 1 };
+                    self.down(&why);
+                }
             }
         }
     }
 
-    async fn serve(&mut self, socket: Socket, waiting: &Waiting) -> End {
-        let (sink, stream) = socket.split();
+    fn tell_joiners(&self, act: impl FnOnce(&Joiners)) {
+        if let Some(shared) = &self.shared {
+            act(shared.joiners);
+        }
+    }
+
+    fn end(&self, why: String) {
+        self.ends.report.send_replace(LinkState::Ended(why));
+    }
+
+    fn down(&self, why: &str) {
+        self.ends.report.send_replace(LinkState::Down(why.to_owned()));
+        self.tell_joiners(|joiners| joiners.down(why));
+    }
+
+    fn up(&self, ack: HelloAck) {
+        self.tell_joiners(|joiners| joiners.up(&ack));
+        self.ends.report.send_replace(LinkState::Up(Arc::new(ack)));
+    }
+
+    /// `None`: it was asked to end, or refused for good.
+    async fn connect(&mut self, done: usize) -> Option<Socket> {
+        let closing = Arc::clone(&self.ends.closing);
         tokio::select! {
-            end = read(stream, waiting, &self.pushes) => end,
-            end = write(sink, waiting, &mut self.inbox) => end,
+            biased;
+            () = closing.notified() => {
+                self.end("it was closed here".to_owned());
+                None
+            }
+            socket = self.attempts(done) => socket,
         }
     }
 
-    async fn connect_again(&mut self) -> Option<Socket> {
-        for attempt in 0_usize.. {
-            let base = BACKOFF_S[attempt.min(BACKOFF_S.len() - 1)];
-            tokio::time::sleep(jittered(base)).await;
-            match hello::connect(&self.membership, &self.announce, &self.pushes).await {
+    async fn attempts(&self, done: usize) -> Option<Socket> {
+        for attempt in done.. {
+            if attempt > 0 {
+                tokio::time::sleep(jittered(BACKOFF_S[(attempt - 1).min(BACKOFF_S.len() - 1)])).await;
+            }
+            match hello::connect(self.membership, self.announce, &self.ends.news).await {
                 Ok((socket, ack)) => {
-                    self.report.send_replace(LinkState::Up(Arc::new(ack)));
+                    self.up(ack);
                     return Some(socket);
                 }
                 Err(error) => {
-                    let is_final = error.code().is_some_and(|code| code.class() == wire::Class::Denied);
-                    tracing::debug!("connecting again failed: {error}");
-                    if is_final {
-                        self.report.send_replace(LinkState::Ended(error.to_string()));
+                    tracing::debug!("connecting failed: {error}");
+                    if is_final(&error) {
+                        let why = error.to_string();
+                        self.tell_joiners(|joiners| joiners.ended(&why));
+                        self.end(why);
                         return None;
                     }
-                    self.report.send_replace(LinkState::Down(error.to_string()));
+                    self.down(&error.to_string());
                 }
             }
         }
         None
     }
+
+    async fn serve(&mut self, socket: Socket, waiting: &Waiting) -> End {
+        let (mut sink, stream) = socket.split();
+        let Ends { inbox, news, .. } = &mut *self.ends;
+        let joiners = self.shared.as_ref().map(|shared| shared.joiners);
+        let mut passed = self.shared.as_mut().map(|shared| &mut shared.passed);
+        let writing = async {
+            let end = write(&mut sink, waiting, inbox, &mut passed, joiners).await;
+            if matches!(end, End::Asked) {
+                if let Some(joiners) = joiners {
+                    joiners.leave();
+                    let rest = write(&mut sink, waiting, inbox, &mut passed, Some(joiners));
+                    let _ = tokio::time::timeout(LEAVE_LIMIT, async {
+                        tokio::select! { () = joiners.quiet() => {} _ = rest => {} }
+                    })
+                    .await;
+                }
+                let _ = sink.send(Message::Close(None)).await;
+            }
+            end
+        };
+        tokio::select! {
+            end = read(stream, waiting, news, joiners) => end,
+            end = writing => end,
+        }
+    }
+}
+
+fn is_final(error: &ClientError) -> bool {
+    error.code().is_some_and(|code| code.class() == wire::Class::Denied)
 }
 
 /// Uniform in [0, base], so that the clients of a restarted broker do not return all at once.
@@ -195,7 +192,8 @@ fn jittered(base_s: u64) -> Duration {
 async fn read(
     mut stream: SplitStream<Socket>,
     waiting: &Waiting,
-    pushes: &broadcast::Sender<Arc<SystemPush>>,
+    news: &News,
+    joiners: Option<&Joiners>,
 ) -> End {
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut heard = Instant::now();
@@ -204,7 +202,7 @@ async fn read(
             biased;
             message = stream.next() => message,
             _ = sweep.tick() => {
-                waiting.table().retain(|_, waiter| !waiter.is_gone());
+                waiting.sweep();
                 if heard.elapsed() > SILENCE_LIMIT {
                     return End::lost("the broker has been silent for too long");
                 }
@@ -213,12 +211,13 @@ async fn read(
         };
         heard = Instant::now();
         match message {
-            Some(Ok(Message::Text(text))) => route(Frame::new(text), waiting, pushes),
+            Some(Ok(Message::Text(text))) => route(Frame::new(text), waiting, news, joiners),
             Some(Ok(Message::Close(frame))) => {
                 let (code, reason) =
                     frame.map_or((close::NORMAL, String::new()), |f| (f.code.into(), f.reason.to_string()));
                 // 4001 and 4002: kicked, banned.
                 return End::Lost {
+                    is_replaced: reason == "session_replaced",
                     why: format!("closed ({code} {reason})"),
                     is_final: code == 4001 || code == close::BANNED,
                 };
@@ -230,51 +229,61 @@ async fn read(
     }
 }
 
-fn route(frame: Frame, waiting: &Waiting, pushes: &broadcast::Sender<Arc<SystemPush>>) {
-    let (is_push, id) = match frame.head() {
-        Ok(head) => (head.kind == SystemPush::TYPE, head.req_id.and_then(|id| id.parse::<u64>().ok())),
+/// In a session, news goes to all, and an answer to the process that asked.
+pub(super) fn route(frame: Frame, waiting: &Waiting, news: &News, joiners: Option<&Joiners>) {
+    let (kind, id) = match frame.head() {
+        Ok(head) => (head.kind.into_owned(), head.req_id.map(std::borrow::Cow::into_owned)),
         Err(e) => return tracing::warn!("{e}"),
     };
-    if is_push {
-        return frame.publish(pushes);
-    }
     let Some(id) = id else {
-        return tracing::debug!("a frame that answers nothing of ours");
-    };
-    let mut table = waiting.table();
-    match table.remove(&id) {
-        Some(Waiter::Once(sender)) => drop(sender.send(frame)),
-        Some(Waiter::Many(sender)) => {
-            // Full means that its reader is too slow: dropping the sender ends that stream, and nobody else waits.
-            let keeps_up = sender.try_send(frame).is_ok();
-            if keeps_up {
-                table.insert(id, Waiter::Many(sender));
+        if News::is_news(&kind) {
+            news.publish(&kind, &frame);
+            if let Some(joiners) = joiners {
+                joiners.publish(&frame);
             }
+        } else {
+            tracing::debug!("a frame that answers nothing of ours");
         }
-        None => {}
+        return;
+    };
+    if let (Err(frame), Some(joiners)) = (waiting.answer(&id, frame), joiners) {
+        joiners.answer(&id, &frame);
     }
 }
 
+type Passed<'a> = Option<&'a mut mpsc::Receiver<Command>>;
+
+/// Until it is told to close, or the socket fails.
 async fn write(
-    mut sink: SplitSink<Socket, Message>,
+    sink: &mut SplitSink<Socket, Message>,
     waiting: &Waiting,
-    inbox: &mut mpsc::Receiver<Command>,
+    inbox: &mut Inbox,
+    passed: &mut Passed<'_>,
+    joiners: Option<&Joiners>,
 ) -> End {
     loop {
-        let Some(mut command) = inbox.recv().await else { return End::Asked };
+        let mut command = tokio::select! {
+            biased;
+            own = inbox.next() => match own { Some(command) => command, None => return End::Asked },
+            other = other(passed) => other,
+        };
         for _ in 0..BATCH {
             if matches!(command, Command::Close) {
-                let _ = sink.send(Message::Close(None)).await;
-                return End::Asked;
+                return match sink.flush().await {
+                    Ok(()) => End::Asked,
+                    Err(e) => End::lost(e),
+                };
             }
-            if let Some(text) = frame_of(command, waiting)
+            if let Some(text) = frame_of(command, waiting, joiners)
                 && let Err(e) = sink.feed(Message::text(text)).await
             {
                 return End::lost(e);
             }
-            match inbox.try_recv() {
-                Ok(next) => command = next,
-                Err(_) => break,
+            // In turn: one busy process must not keep the others waiting.
+            let next = passed.as_mut().and_then(|passed| passed.try_recv().ok());
+            match next.or_else(|| inbox.try_next()) {
+                Some(next) => command = next,
+                None => break,
             }
         }
         if let Err(e) = sink.flush().await {
@@ -283,25 +292,12 @@ async fn write(
     }
 }
 
-/// What to send for a command. Enters or removes the waiter.
-fn frame_of(command: Command, waiting: &Waiting) -> Option<String> {
-    match command {
-        Command::Ask { id, text, waiter } => {
-            // It may have given up while the link was down.
-            if waiter.is_gone() {
-                return None;
-            }
-            waiting.table().insert(id, waiter);
-            Some(text)
-        }
-        Command::Forget { id, cancel } => {
-            waiting.table().remove(&id);
-            if !cancel {
-                return None;
-            }
-            wire::peer::write(None, &McpCancel { request_id: id.to_string() }).ok()
-        }
-        Command::Tell { text } => Some(text),
-        Command::Close => None,
+async fn other(passed: &mut Passed<'_>) -> Command {
+    match passed {
+        Some(passed) => match passed.recv().await {
+            Some(command) => command,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

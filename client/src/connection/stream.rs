@@ -13,7 +13,8 @@ use wire::peer::calls::{
 };
 use wire::peer::hosting::{McpDeployProgress, McpDeployStatus, McpLogs, McpLogsEvent, McpLogsResult};
 
-use super::socket::{Frame, Waiter};
+use super::frame::{Frame, Waiter};
+use super::inbox::Nature;
 use super::{CALL_DEADLINE, CALL_GRACE, Connection, Forgetter, LinkState, closed};
 use crate::error::ClientError;
 
@@ -33,10 +34,10 @@ impl FrameStream {
     async fn open<B: Body + Serialize>(
         connection: &Connection,
         body: &B,
-        cancel: bool,
+        nature: Nature,
     ) -> Result<Self, ClientError> {
         let (sender, frames) = mpsc::channel(STREAM_QUEUE);
-        let guard = connection.post(body, Waiter::Many(sender), cancel).await?;
+        let guard = connection.post(body, Waiter::Many(sender), nature).await?;
         Ok(Self { frames, guard, state: connection.state.clone() })
     }
 
@@ -190,7 +191,7 @@ impl RequestStream {
             Ok(result) => (Some(result), None),
             Err(error) => (None, Some(error)),
         };
-        let request_id = self.frames.guard.id.to_string();
+        let request_id = self.frames.guard.id.clone();
         self.frames.guard.tell(&McpAskAnswer { request_id, ask, result, error }).await
     }
 }
@@ -237,7 +238,7 @@ impl Connection {
     /// When the frame cannot be sent.
     pub async fn request_stream(&self, request: &McpRequest) -> Result<RequestStream, ClientError> {
         let limit = request.deadline_ms.map_or(CALL_DEADLINE, Duration::from_millis) + CALL_GRACE;
-        let frames = FrameStream::open(self, request, true).await?;
+        let frames = FrameStream::open(self, request, Nature::Call).await?;
         Ok(RequestStream { frames, deadline: Instant::now() + limit, limit })
     }
 
@@ -246,7 +247,7 @@ impl Connection {
     /// # Errors
     /// When the frame cannot be sent.
     pub async fn listen(&self, listen: &McpListen) -> Result<ListenStream, ClientError> {
-        Ok(ListenStream { frames: FrameStream::open(self, listen, true).await? })
+        Ok(ListenStream { frames: FrameStream::open(self, listen, Nature::Standing).await? })
     }
 
     /// Sends one frame of the deploy family ([`wire::peer::hosting`]) and follows it.
@@ -254,14 +255,15 @@ impl Connection {
     /// # Errors
     /// When the frame cannot be sent.
     pub async fn deploy<B: Body + Serialize>(&self, body: &B) -> Result<DeployStream, ClientError> {
-        let frames = FrameStream::open(self, body, false).await?;
+        let frames = FrameStream::open(self, body, Nature::Errand).await?;
         Ok(DeployStream { frames, deadline: Instant::now() + DEPLOY_DEADLINE })
     }
 
     /// # Errors
     /// When the frame cannot be sent.
     pub async fn logs(&self, request: &McpLogs) -> Result<LogStream, ClientError> {
-        let frames = FrameStream::open(self, request, request.follow).await?;
+        let nature = if request.follow { Nature::Standing } else { Nature::Errand };
+        let frames = FrameStream::open(self, request, nature).await?;
         Ok(LogStream { frames })
     }
 
@@ -271,7 +273,7 @@ impl Connection {
     /// When the frame cannot be sent.
     pub async fn call_with_events(&self, call: &McpCall) -> Result<CallStream, ClientError> {
         let limit = call.deadline_ms.map_or(CALL_DEADLINE, Duration::from_millis) + CALL_GRACE;
-        let frames = FrameStream::open(self, call, true).await?;
+        let frames = FrameStream::open(self, call, Nature::Call).await?;
         Ok(CallStream { frames, deadline: Instant::now() + limit, limit })
     }
 }

@@ -22,6 +22,12 @@ impl ApiError {
     }
 }
 
+impl From<ApiError> for Failure {
+    fn from(ApiError(failure): ApiError) -> Self {
+        failure
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status =

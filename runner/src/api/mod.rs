@@ -3,8 +3,10 @@
 //! Here: the router, the token, errors as answers. Not here: listening (see [`crate::listen`]), any decision.
 //! Invariant: over TCP no handler runs for a request without the token.
 
+mod calls;
 mod events;
 mod failure;
+mod listening;
 mod rpc;
 mod services;
 mod store;
@@ -67,6 +69,7 @@ pub fn router(app: Arc<App>, token: Option<Secret>) -> Router {
         .route("/v1/services/{mesh}/{name}/lists", get(services::lists))
         .route("/v1/services/{mesh}/{name}/rpc", post(rpc::call))
         .route("/v1/services/{mesh}/{name}/logs", get(events::logs))
+        .route("/v1/calls", get(calls::open))
         .route("/v1/events", get(events::follow))
         // axum answers HEAD with the GET handler, without its body.
         .route("/v1/blobs/{sha256}", get(store::has_blob).put(store::put_blob))

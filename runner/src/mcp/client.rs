@@ -5,14 +5,16 @@
 //! Invariant: every call that was taken is answered once, or its answer is dropped because nobody waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wire::ErrorCode;
 
+use super::caller::Caller;
 use super::frame::{self, NotAnObject};
+use crate::audience::Audience;
 use crate::masking::Masking;
 
 /// Bytes of requests that may wait for a server that does not read.
@@ -57,9 +59,6 @@ impl CallError {
     }
 }
 
-/// Where the notifications of one call go: JSON texts of `{method, params}`.
-pub type EventSink = mpsc::Sender<Bytes>;
-
 /// What the connection task is told.
 pub(super) enum Order {
     Send {
@@ -75,21 +74,31 @@ pub(super) enum Order {
         id: u64,
         reason: Option<&'static str>,
     },
+    /// To the server's own request of this number: `"result":…` or `"error":…`.
+    Reply {
+        number: u64,
+        call: u64,
+        body: Option<Vec<u8>>,
+    },
     Close,
 }
 
 /// Who gets the answer. Dropping it answers [`CallError::Lost`].
 pub(super) struct Waiter {
     pub reply: oneshot::Sender<Result<Reply, CallError>>,
-    pub events: Option<Listener>,
-    /// Held until the answer, so that the queue is bounded from end to end.
-    pub place: Option<OwnedSemaphorePermit>,
+    /// `None`: a request of our own.
+    pub call: Option<Call>,
 }
 
-pub(super) struct Listener {
-    pub sink: EventSink,
+/// The call of a peer.
+pub(super) struct Call {
+    pub caller: Caller,
+    /// Counts the calls of a connection.
+    pub nth: u64,
     /// JSON of the caller's own progress token, when it sent one.
     pub token: Option<String>,
+    /// Held until the answer, so that the queue is bounded from end to end.
+    pub _place: OwnedSemaphorePermit,
 }
 
 /// A connection to one instance. Cheap to clone; the connection lives until [`Client::close`] or the server's end.
@@ -101,9 +110,12 @@ pub(super) struct Shared {
     pub prefix: String,
     pub masking: Masking,
     orders: mpsc::UnboundedSender<Order>,
+    audience: Mutex<Option<Arc<Audience>>>,
     places: Arc<Semaphore>,
     n_places: usize,
     pub queued: AtomicUsize,
+    /// Ever made.
+    calls: AtomicU64,
     /// `_meta` members that the modern era requires of every request; empty in the legacy era.
     required: OnceLock<Vec<(&'static str, String)>>,
     born: Instant,
@@ -138,9 +150,11 @@ impl Shared {
             prefix,
             masking,
             orders,
+            audience: Mutex::default(),
             places: Arc::new(Semaphore::new(n_places)),
             n_places,
             queued: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
             required: OnceLock::new(),
             born: Instant::now(),
             last_call_ms: AtomicU64::new(0),
@@ -164,6 +178,10 @@ impl Shared {
         }
     }
 
+    pub fn audience(&self) -> Option<Arc<Audience>> {
+        self.audience.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn id(&self, number: u64) -> String {
         format!("{}{number}", self.prefix)
     }
@@ -175,23 +193,18 @@ impl Client {
     }
 
     /// Puts a peer's request in the queue. `params` goes out as it is but for what the protocol needs in `_meta`.
-    pub fn call(
-        &self,
-        method: &str,
-        params: Option<&str>,
-        events: Option<EventSink>,
-    ) -> Result<InFlight, CallError> {
+    pub fn call(&self, method: &str, params: Option<&str>, caller: Caller) -> Result<InFlight, CallError> {
         let place = self.0.places.clone().try_acquire_owned().map_err(|_| CallError::Busy)?;
         if self.0.queued.load(Ordering::Relaxed) > QUEUED_BYTES {
             return Err(CallError::Busy);
         }
         self.0.last_call_ms.store(self.0.age_ms(), Ordering::Relaxed);
-        self.send(method, params, events, Some(place))
+        self.send(method, params, Some((caller, place)))
     }
 
     /// Our own request, outside the bound on calls. Forgotten, not cancelled, when `limit` passes.
     pub async fn ask(&self, method: &str, params: Option<&str>, limit: Duration) -> Result<Reply, CallError> {
-        let mut call = self.send(method, params, None, None)?;
+        let mut call = self.send(method, params, None)?;
         call.cancel_reason = None;
         match tokio::time::timeout(limit, call.answer()).await {
             Ok(answer) => answer,
@@ -203,24 +216,48 @@ impl Client {
         &self,
         method: &str,
         params: Option<&str>,
-        events: Option<EventSink>,
-        place: Option<OwnedSemaphorePermit>,
+        caller: Option<(Caller, OwnedSemaphorePermit)>,
     ) -> Result<InFlight, CallError> {
         let number = random_number();
         let id = self.0.id(number);
         let required = self.0.required.get().map_or(&[][..], Vec::as_slice);
-        let out = frame::outgoing(params, events.is_some().then_some(id.as_str()), required)?;
+        let hears =
+            caller.as_ref().is_some_and(|(caller, _)| caller.ear.as_ref().is_some_and(|ear| ear.events));
+        let out = frame::outgoing(params, hears.then_some(id.as_str()), required)?;
         let mut line = Vec::with_capacity(out.params.as_ref().map_or(0, |p| p.len()) + method.len() + 96);
         frame::write_request(&mut line, &id, method, out.params.as_deref());
         let (reply, answer) = oneshot::channel();
-        let events = events.map(|sink| Listener { sink, token: out.caller_token });
         self.0.queued.fetch_add(line.len(), Ordering::Relaxed);
         // The answers to our own requests are what everybody sees: lists, and who the server says it is.
-        let masks_result = place.is_none() || self.0.masking.results;
-        let waiter = Waiter { reply, events, place };
+        let masks_result = caller.is_none() || self.0.masking.results;
+        let nth = self.0.calls.fetch_add(1, Ordering::Relaxed);
+        let call = caller.map(|(caller, place)| Call { caller, nth, token: out.caller_token, _place: place });
+        let waiter = Waiter { reply, call };
         self.0.orders.send(Order::Send { id: number, line, waiter }).map_err(|_| CallError::NotSent)?;
         let cancel_reason = Some("the caller went away");
         Ok(InFlight { answer, number, done: false, masks_result, cancel_reason, client: self.clone() })
+    }
+
+    /// Our own request, outside the bound on calls. Cancelled at the server when it is dropped.
+    pub fn open(&self, method: &str, params: Option<&str>) -> Result<InFlight, CallError> {
+        let mut call = self.send(method, params, None)?;
+        call.cancel_reason = Some("not wanted any more");
+        Ok(call)
+    }
+
+    /// From now on what the server says outside of calls is told to these; `None`: to nobody.
+    pub fn play_to(&self, audience: Option<Arc<Audience>>) {
+        *self.0.audience.lock().unwrap_or_else(PoisonError::into_inner) = audience;
+    }
+
+    pub(super) fn reply(&self, number: u64, call: u64, body: Option<Vec<u8>>) {
+        // A connection that is gone waits for no answer.
+        let _ = self.0.orders.send(Order::Reply { number, call, body });
+    }
+
+    /// Waits until no request is taken any more.
+    pub async fn ended(&self) {
+        self.0.orders.closed().await;
     }
 
     /// Sends a notification.

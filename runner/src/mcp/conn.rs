@@ -1,11 +1,13 @@
 //! The connection task: the one owner of a server's stdin and stdout and of the answers that are awaited.
 //!
 //! Here: limits in bytes before lines, ids that count, notifications to their callers, the server's own
-//! requests. Not here: what a request means, when to restart.
+//! requests, whose turn it is. Not here: what a request means, when to restart.
 //! Invariant: whatever the server writes or refuses to read, only this connection suffers; when the task ends,
 //! every waiter is answered.
 
 mod asides;
+mod asks;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,9 +20,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::client::{CallError, Client, Order, Reply, Shared, Waiter, random_prefix};
+use self::asks::Asks;
+use self::turns::Turns;
+use super::client::{Call, CallError, Client, Order, Reply, Shared, Waiter, random_prefix};
 use super::frame::{self, Message};
 use super::giant::Giant;
+use super::notice::Changed;
 use crate::logs::{Stream, Voice};
 use crate::rate::{self, Bucket, LINE_WEIGHT};
 
@@ -75,7 +80,7 @@ pub fn connect<R, W>(
     writer: W,
     limits: Limits,
     voice: Arc<Voice>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<Changed>,
 ) -> (Client, impl Future<Output = End> + Send)
 where
     R: AsyncRead + Unpin + Send,
@@ -89,6 +94,8 @@ where
         voice,
         changed,
         pending: HashMap::new(),
+        asks: Asks::default(),
+        turns: Turns::default(),
         out: BytesMut::with_capacity(READ_CHUNK),
         moved: Instant::now(),
         input: BytesMut::with_capacity(READ_CHUNK),
@@ -107,8 +114,10 @@ struct Conn {
     shared: Arc<Shared>,
     limits: Limits,
     voice: Arc<Voice>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<Changed>,
     pending: HashMap<u64, Waiter>,
+    asks: Asks,
+    turns: Turns,
     out: BytesMut,
     /// When the server last took something, or `out` last got something to take.
     moved: Instant,
@@ -175,10 +184,8 @@ impl Conn {
         let mut next = first;
         while let Some(order) = next {
             match order {
-                Order::Send { id, line, waiter } => {
-                    self.write(&line);
-                    self.pending.insert(id, waiter);
-                }
+                Order::Send { id, line, waiter } => self.send_in_turn(id, line, waiter),
+                Order::Reply { number, call, body } => self.reply_ask(number, call, body),
                 Order::Tell { line } => self.write(&line),
                 Order::Forget { id, reason } => self.forget(id, reason),
                 Order::Close => return self.refuse_more(orders),
@@ -198,8 +205,12 @@ impl Conn {
                 // A receiver that is gone does not want the answer.
                 Order::Send { waiter, .. } => drop(waiter.reply.send(Err(CallError::NotSent))),
                 Order::Forget { id, reason } => self.forget(id, reason),
+                Order::Reply { number, call, body } => self.reply_ask(number, call, body),
                 Order::Tell { .. } | Order::Close => {}
             }
+        }
+        for waiter in self.turns.refuse() {
+            drop(waiter.reply.send(Err(CallError::NotSent)));
         }
     }
 
@@ -217,8 +228,8 @@ impl Conn {
     }
 
     fn forget(&mut self, id: u64, reason: Option<&'static str>) {
-        // Already answered: then there is nothing to cancel.
-        if self.pending.remove(&id).is_none() {
+        // Never sent, or already answered: then there is nothing to cancel.
+        if self.turns.forget(id) || self.take_waiter(id).is_none() {
             return;
         }
         if let Some(reason) = reason {
@@ -308,9 +319,9 @@ impl Conn {
             Some(Message::Error { id, error }) => {
                 self.answer(id, Ok(Reply::Error(line.slice_ref(error.get().as_bytes()))));
             }
-            Some(Message::Request { id, method }) => {
+            Some(Message::Request { id, method, params }) => {
                 self.asides.take(1.0);
-                self.serve(id, &method);
+                self.serve(id, &method, params);
             }
             Some(Message::Notification { method, params }) => {
                 self.asides.take(1.0);
@@ -325,14 +336,14 @@ impl Conn {
         self.asides.take(LINE_WEIGHT);
         self.voice.say(Stream::Runner, "the server sent a message that is nested too deeply; dropped");
         let number = Giant::of(text).find_id(&self.shared.prefix);
-        if let Some(waiter) = number.and_then(|n| self.pending.remove(&n)) {
+        if let Some(waiter) = number.and_then(|n| self.take_waiter(n)) {
             // The caller may have gone in this moment.
             let _ = waiter.reply.send(Err(CallError::TooDeep(frame::MAX_DEPTH)));
         }
     }
 
     fn answer(&mut self, id: &RawValue, answer: Result<Reply, CallError>) {
-        let waiter = self.shared.number(id.get()).and_then(|number| self.pending.remove(&number));
+        let waiter = self.shared.number(id.get()).and_then(|number| self.take_waiter(number));
         match waiter {
             // The caller may have gone in this moment; its cancellation then finds nothing to cancel.
             Some(waiter) => drop(waiter.reply.send(answer)),
@@ -368,7 +379,7 @@ impl Conn {
         );
         // TypeScript servers write the id last, others first.
         let number = giant.find_id(&self.shared.prefix);
-        if let Some(waiter) = number.and_then(|n| self.pending.remove(&n)) {
+        if let Some(waiter) = number.and_then(|n| self.take_waiter(n)) {
             let _ = waiter.reply.send(Err(CallError::TooLarge(self.limits.message)));
         }
     }
@@ -388,3 +399,7 @@ async fn write_some<W: AsyncWrite + Unpin>(writer: &mut Option<W>, bytes: &[u8])
 #[cfg(test)]
 #[path = "conn_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "asks_tests.rs"]
+mod asks_tests;

@@ -5,52 +5,62 @@ use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::super::caller::{Caller, Ear, Said};
 use super::super::handshake::{self, greet};
 use super::super::lists;
 use super::*;
 use crate::logs::LogRing;
+use crate::masking::Masking;
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// The server's side of the pipes.
-struct Server {
+pub(super) struct Server {
     stdin: BufReader<DuplexStream>,
     stdout: DuplexStream,
 }
 
-struct World {
-    client: Client,
-    server: Server,
+pub(super) struct World {
+    pub client: Client,
+    pub server: Server,
     task: JoinHandle<End>,
     log: Arc<LogRing>,
-    changed: watch::Receiver<u64>,
+    changed: watch::Receiver<Changed>,
 }
 
-fn world(limits: Limits) -> World {
+pub(super) fn world(limits: Limits) -> World {
+    world_with(limits, Default::default())
+}
+
+pub(super) fn world_with(limits: Limits, masking: Masking) -> World {
     let (our_out, stdin) = tokio::io::duplex(64 << 10);
     let (stdout, our_in) = tokio::io::duplex(64 << 10);
     let log = Arc::new(LogRing::default());
-    let voice = Arc::new(Voice::new(log.clone(), Default::default()));
-    let (tell, changed) = watch::channel(0);
+    let voice = Arc::new(Voice::new(log.clone(), masking));
+    let (tell, changed) = watch::channel(Changed::default());
     let (client, task) = connect(our_in, our_out, limits, voice, tell);
     let task = tokio::spawn(task);
     World { client, server: Server { stdin: BufReader::new(stdin), stdout }, task, log, changed }
 }
 
 impl Server {
-    async fn hear(&mut self) -> Value {
+    pub async fn hear(&mut self) -> Value {
+        serde_json::from_str(&self.hear_line().await).expect("one JSON message per line")
+    }
+
+    pub async fn hear_line(&mut self) -> String {
         let mut line = String::new();
         let n = timeout(SOON, self.stdin.read_line(&mut line)).await.expect("in time").expect("reads");
         assert!(n > 0, "stdin is open");
-        serde_json::from_str(&line).expect("one JSON message per line")
+        line
     }
 
-    async fn say(&mut self, text: &str) {
+    pub async fn say(&mut self, text: &str) {
         self.stdout.write_all(text.as_bytes()).await.expect("writes");
         self.stdout.write_all(b"\n").await.expect("writes");
     }
 
-    async fn reply(&mut self, to: &Value, result: Value) {
+    pub async fn reply(&mut self, to: &Value, result: Value) {
         self.say(&json!({"jsonrpc": "2.0", "id": to["id"], "result": result}).to_string()).await;
     }
 
@@ -60,18 +70,30 @@ impl Server {
     }
 }
 
-fn logged(w: &World, stream: Stream) -> Vec<String> {
+pub(super) fn logged(w: &World, stream: Stream) -> Vec<String> {
     let of_stream = |line: &Arc<wire::report::LogLine>| line.stream == stream.as_str();
     w.log.tail(100).into_iter().filter(of_stream).map(|line| line.text.clone()).collect()
 }
 
-fn text(reply: Result<Reply, CallError>) -> String {
+/// A caller without a session that takes events.
+fn hears(sink: mpsc::Sender<Said>) -> Caller {
+    Caller { session: None, ear: Some(Ear { sink, events: true, asks: false }) }
+}
+
+fn event(said: Option<Said>) -> Bytes {
+    match said.expect("something was said") {
+        Said::Event(event) => event,
+        Said::Ask(question) => panic!("no event: {:?}", question.request),
+    }
+}
+
+pub(super) fn text(reply: Result<Reply, CallError>) -> String {
     match reply.expect("answered") {
         Reply::Result(bytes) | Reply::Error(bytes) => String::from_utf8(bytes.to_vec()).expect("utf-8"),
     }
 }
 
-async fn answer(call: &mut super::super::client::InFlight) -> Result<Reply, CallError> {
+pub(super) async fn answer(call: &mut super::super::client::InFlight) -> Result<Reply, CallError> {
     timeout(SOON, call.answer()).await.expect("answered in time")
 }
 
@@ -79,11 +101,11 @@ async fn answer(call: &mut super::super::client::InFlight) -> Result<Reply, Call
 async fn results_and_errors_come_back_byte_for_byte() {
     let mut w = world(Limits::default());
     let odd = r#"{ "n": 1.0e400, "u":"\ud83d\ude00", "_meta":{"a":[1 , 2]} }"#;
-    let mut call = w.client.call("tools/call", Some(r#"{ "x" : 1e2 }"#), None).expect("taken");
+    let mut call = w.client.call("tools/call", Some(r#"{ "x" : 1e2 }"#), Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     w.server.say(&format!(r#"{{"result":{odd},"jsonrpc":"2.0","id":{}}}"#, asked["id"])).await;
     assert_eq!(text(answer(&mut call).await), odd);
-    let mut call = w.client.call("tools/call", None, None).expect("taken");
+    let mut call = w.client.call("tools/call", None, Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     w.server.say(&format!(r#"{{"id":{},"error":{{"code":-1, "data":{{}}}}}}"#, asked["id"])).await;
     let reply = answer(&mut call).await.expect("answered");
@@ -94,7 +116,7 @@ async fn results_and_errors_come_back_byte_for_byte() {
 #[tokio::test]
 async fn answers_to_ids_that_are_not_pending_change_nothing() {
     let mut w = world(Limits::default());
-    let mut call = w.client.call("x", None, None).expect("taken");
+    let mut call = w.client.call("x", None, Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     let id = asked["id"].as_str().expect("a text");
     let (prefix, number) = id.rsplit_once('-').expect("prefix and number");
@@ -121,7 +143,7 @@ async fn answers_to_ids_that_are_not_pending_change_nothing() {
 async fn banners_and_structured_logs_on_stdout_are_tolerated() {
     let mut w = world(Limits::default());
     w.server.say("Welcome!\r\n\r\n[not json\n{\"level\":\"info\"}\n{broken").await;
-    let mut call = w.client.call("x", None, None).expect("taken");
+    let mut call = w.client.call("x", None, Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     w.server.reply(&asked, json!(1)).await;
     assert_eq!(text(answer(&mut call).await), "1");
@@ -150,8 +172,8 @@ async fn a_giant_answer_fails_its_own_call_only() {
     let limits = Limits { message: 10_000, ..Limits::default() };
     let mut w = world(limits);
     for id_last in [true, false] {
-        let mut big = w.client.call("big", None, None).expect("taken");
-        let mut small = w.client.call("small", None, None).expect("taken");
+        let mut big = w.client.call("big", None, Caller::default()).expect("taken");
+        let mut small = w.client.call("small", None, Caller::default()).expect("taken");
         let (big_asked, small_asked) = (w.server.hear().await, w.server.hear().await);
         let (id, filler) = (&big_asked["id"], "x".repeat(200_000));
         let line = if id_last {
@@ -169,7 +191,7 @@ async fn a_giant_answer_fails_its_own_call_only() {
 #[tokio::test]
 async fn a_batch_is_refused_and_shown() {
     let mut w = world(Limits::default());
-    let mut call = w.client.call("a", None, None).expect("taken");
+    let mut call = w.client.call("a", None, Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     w.server.say(&json!([{"id": asked["id"], "result": "in a batch"}]).to_string()).await;
     w.server.reply(&asked, json!("alone")).await;
@@ -180,8 +202,8 @@ async fn a_batch_is_refused_and_shown() {
 #[tokio::test]
 async fn an_answer_that_is_nested_too_deeply_fails_its_own_call_only() {
     let mut w = world(Limits::default());
-    let mut deep = w.client.call("deep", None, None).expect("taken");
-    let mut flat = w.client.call("flat", None, None).expect("taken");
+    let mut deep = w.client.call("deep", None, Caller::default()).expect("taken");
+    let mut flat = w.client.call("flat", None, Caller::default()).expect("taken");
     let (deep_asked, flat_asked) = (w.server.hear().await, w.server.hear().await);
     let nested = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     w.server.say(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":{nested}}}"#, deep_asked["id"])).await;
@@ -195,7 +217,7 @@ async fn ids_of_calls_do_not_follow_from_each_other() {
     let mut w = world(Limits::default());
     let mut numbers = std::collections::BTreeSet::new();
     for _ in 0..8 {
-        let _call = w.client.call("x", None, None).expect("taken");
+        let _call = w.client.call("x", None, Caller::default()).expect("taken");
         let id = w.server.hear().await["id"].as_str().map(str::to_owned);
         // The cancellations of dropped calls come between.
         let Some(id) = id else { continue };
@@ -215,7 +237,7 @@ async fn a_flood_is_held_back_and_not_dropped() {
     for _ in 0..flood {
         w.server.stdout.write_all(format!("{line}\n").as_bytes()).await.expect("writes");
     }
-    w.changed.wait_for(|n| *n == flood as u64).await.expect("all of them came");
+    w.changed.wait_for(|n| n.tools == flood as u64).await.expect("all of them came");
     assert!(from.elapsed() >= Duration::from_secs(1), "it took {:?}", from.elapsed());
     assert!(logged(&w, Stream::Runner).iter().any(|line| line.contains("held back")));
 }
@@ -226,8 +248,8 @@ async fn progress_reaches_its_caller_under_the_callers_token_and_nobody_else() {
     let (sink, mut events) = mpsc::channel(8);
     let (other_sink, mut other) = mpsc::channel(8);
     let params = r#"{"name":"t","_meta":{"progressToken":"mine"}}"#;
-    let mut call = w.client.call("tools/call", Some(params), Some(sink)).expect("taken");
-    let _second = w.client.call("tools/call", Some(params), Some(other_sink)).expect("taken");
+    let mut call = w.client.call("tools/call", Some(params), hears(sink)).expect("taken");
+    let _second = w.client.call("tools/call", Some(params), hears(other_sink)).expect("taken");
     let asked = w.server.hear().await;
     let ours = &asked["params"]["_meta"]["progressToken"];
     assert_ne!(*ours, json!("mine"), "two callers may use one token");
@@ -238,7 +260,7 @@ async fn progress_reaches_its_caller_under_the_callers_token_and_nobody_else() {
     }
     w.server.reply(&asked, json!("done")).await;
     answer(&mut call).await.expect("answered");
-    let event: Value = serde_json::from_slice(&events.recv().await.expect("event")).expect("json");
+    let event: Value = serde_json::from_slice(&event(events.recv().await)).expect("json");
     assert_eq!(event["params"], json!({"progressToken": "mine", "progress": 0.5, "odd": {"k": 1}}));
     assert!(events.recv().await.is_none(), "unknown tokens are dropped");
     assert!(other.try_recv().is_err());
@@ -249,12 +271,12 @@ async fn log_messages_are_logged_and_shown_to_a_caller_that_is_alone() {
     let mut w = world(Limits::default());
     let (sink, mut events) = mpsc::channel(8);
     let message = r#"{"method":"notifications/message","params":{"level":"info","data":"hi"}}"#;
-    let mut call = w.client.call("a", None, Some(sink)).expect("taken");
+    let mut call = w.client.call("a", None, hears(sink)).expect("taken");
     let asked = w.server.hear().await;
     w.server.say(message).await;
-    let event = timeout(SOON, events.recv()).await.expect("in time").expect("event");
+    let event = event(timeout(SOON, events.recv()).await.expect("in time"));
     assert_eq!(event, Bytes::from_static(message.as_bytes()));
-    let second = w.client.call("b", None, None).expect("taken");
+    let second = w.client.call("b", None, Caller::default()).expect("taken");
     w.server.hear().await;
     w.server.say(message).await;
     w.server.reply(&asked, json!(1)).await;
@@ -267,15 +289,15 @@ async fn log_messages_are_logged_and_shown_to_a_caller_that_is_alone() {
 #[tokio::test]
 async fn dropping_a_call_cancels_it_once_and_frees_its_place() {
     let mut w = world(Limits { in_flight: 1, ..Limits::default() });
-    let call = w.client.call("slow", None, None).expect("taken");
-    assert_eq!(w.client.call("x", None, None).err(), Some(CallError::Busy));
+    let call = w.client.call("slow", None, Caller::default()).expect("taken");
+    assert_eq!(w.client.call("x", None, Caller::default()).err(), Some(CallError::Busy));
     let asked = w.server.hear().await;
     call.cancel("deadline");
     let told = w.server.hear().await;
     assert_eq!(told["method"], json!("notifications/cancelled"));
     assert_eq!(told["params"], json!({"requestId": asked["id"], "reason": "deadline"}));
     timeout(SOON, w.client.drained(SOON)).await.expect("the place is free");
-    let mut next = w.client.call("next", None, None).expect("taken");
+    let mut next = w.client.call("next", None, Caller::default()).expect("taken");
     w.server.reply(&asked, json!("late")).await;
     let asked = w.server.hear().await;
     assert_eq!(asked["method"], json!("next"), "exactly one cancellation");
@@ -286,26 +308,26 @@ async fn dropping_a_call_cancels_it_once_and_frees_its_place() {
 #[tokio::test]
 async fn the_servers_end_answers_every_waiter_and_what_was_not_sent_says_so() {
     let w = world(Limits::default());
-    let mut call = w.client.call("x", None, None).expect("taken");
+    let mut call = w.client.call("x", None, Caller::default()).expect("taken");
     let World { server, task, client, .. } = w;
     let mut server = server;
     server.hear().await;
     drop(server);
     assert_eq!(answer(&mut call).await, Err(CallError::Lost));
     assert_eq!(timeout(SOON, task).await.expect("ends").expect("no panic"), End::Eof);
-    assert_eq!(client.call("y", None, None).err(), Some(CallError::NotSent));
+    assert_eq!(client.call("y", None, Caller::default()).err(), Some(CallError::NotSent));
 }
 
 #[tokio::test]
 async fn closing_lets_running_calls_finish_and_refuses_new_ones() {
     let mut w = world(Limits::default());
-    let mut call = w.client.call("x", None, None).expect("taken");
+    let mut call = w.client.call("x", None, Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     w.client.close();
     let mut rest = String::new();
     let n = timeout(SOON, w.server.stdin.read_line(&mut rest)).await.expect("in time").expect("reads");
     assert_eq!(n, 0, "stdin is closed");
-    assert_eq!(w.client.call("y", None, None).err(), Some(CallError::NotSent));
+    assert_eq!(w.client.call("y", None, Caller::default()).err(), Some(CallError::NotSent));
     w.server.reply(&asked, json!(1)).await;
     assert_eq!(text(answer(&mut call).await), "1");
 }
@@ -314,7 +336,7 @@ async fn closing_lets_running_calls_finish_and_refuses_new_ones() {
 async fn a_server_that_never_reads_is_given_up() {
     let w = world(Limits::default());
     let params = format!(r#"{{"x":"{}"}}"#, "y".repeat(300_000));
-    let mut call = w.client.call("x", Some(&params), None).expect("taken");
+    let mut call = w.client.call("x", Some(&params), Caller::default()).expect("taken");
     let end = timeout(Duration::from_secs(60), w.task).await.expect("ends").expect("no panic");
     assert_eq!(end, End::Stalled);
     assert_eq!(call.answer().await, Err(CallError::Lost));
@@ -331,7 +353,7 @@ async fn a_server_that_asks_after_a_long_silence_is_answered() {
         assert_eq!(w.server.hear().await["id"], json!(n));
     }
     for _ in 0..50 {
-        let call = w.client.call("x", None, None).expect("taken");
+        let call = w.client.call("x", None, Caller::default()).expect("taken");
         w.server.hear().await;
         tokio::time::sleep(Limits::default().write_stall * 2).await;
         drop(call);
@@ -357,7 +379,7 @@ async fn a_list_change_is_told_and_counted() {
     let mut w = world(Limits::default());
     w.server.say(r#"{"method":"notifications/tools/list_changed"}"#).await;
     timeout(SOON, w.changed.changed()).await.expect("in time").expect("alive");
-    assert_eq!(*w.changed.borrow(), 1);
+    assert_eq!(*w.changed.borrow(), Changed { tools: 1, ..Changed::default() });
 }
 
 #[tokio::test]
@@ -383,7 +405,7 @@ async fn a_modern_server_is_recognised_and_gets_the_required_meta() {
     assert!(greeting.capabilities.get().contains("odd"));
     assert_eq!(greeting.server_info.get(), r#"{"name":"s","version":"1"}"#);
     assert!(greeting.offers.tools && greeting.offers.changes && !greeting.offers.prompts);
-    let _call = w.client.call("tools/call", Some(r#"{"name":"x"}"#), None).expect("taken");
+    let _call = w.client.call("tools/call", Some(r#"{"name":"x"}"#), Caller::default()).expect("taken");
     let asked = w.server.hear().await;
     assert!(asked["params"]["_meta"]["io.modelcontextprotocol/clientInfo"]["name"] == json!("claudemesh"));
 }

@@ -34,7 +34,7 @@ fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawV
 pub enum Message<'a> {
     Result { id: &'a RawValue, result: &'a RawValue },
     Error { id: &'a RawValue, error: &'a RawValue },
-    Request { id: &'a RawValue, method: Cow<'a, str> },
+    Request { id: &'a RawValue, method: Cow<'a, str>, params: Option<&'a RawValue> },
     Notification { method: Cow<'a, str>, params: Option<&'a RawValue> },
 }
 
@@ -80,7 +80,7 @@ fn end_of_string(text: &[u8], mut at: usize) -> usize {
 fn sort(head: Head<'_>) -> Option<Message<'_>> {
     let Head { id, method, params, result, error } = head;
     match (id, method, result, error) {
-        (Some(id), Some(method), None, None) => Some(Message::Request { id, method }),
+        (Some(id), Some(method), None, None) => Some(Message::Request { id, method, params }),
         (None, Some(method), None, None) => Some(Message::Notification { method, params }),
         // Some servers write both members and leave one `null`.
         (Some(id), None, _, Some(error)) if error.get() != "null" => Some(Message::Error { id, error }),
@@ -109,18 +109,22 @@ fn write_tail(line: &mut Vec<u8>, method: &str, params: Option<&str>) {
     line.extend_from_slice(quote(method).as_bytes());
     if let Some(params) = params {
         line.extend_from_slice(b",\"params\":");
-        // A newline between tokens is legal JSON and would end our line early; inside strings it can not occur.
-        line.extend(params.bytes().map(|b| if b == b'\n' || b == b'\r' { b' ' } else { b }));
+        on_one_line(line, params.as_bytes());
     }
     line.extend_from_slice(b"}\n");
 }
 
+/// A newline between tokens is legal JSON and would end our line early; inside strings it can not occur.
+fn on_one_line(line: &mut Vec<u8>, json: &[u8]) {
+    line.extend(json.iter().map(|&b| if b == b'\n' || b == b'\r' { b' ' } else { b }));
+}
+
 /// Appends the answer to a request of the server; `body` is `"result":…` or `"error":…`.
-pub fn write_answer(line: &mut Vec<u8>, id: &RawValue, body: &str) {
+pub fn write_answer(line: &mut Vec<u8>, id: &RawValue, body: &[u8]) {
     line.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     line.extend_from_slice(id.get().as_bytes());
     line.push(b',');
-    line.extend_from_slice(body.as_bytes());
+    on_one_line(line, body);
     line.extend_from_slice(b"}\n");
 }
 

@@ -1,15 +1,12 @@
 //! The first words with a server: which era it speaks, and who it is.
 //!
-//! Here: `server/discover` (2026-07-28) and `initialize` (2024-11-05 to 2025-11-25), and the only use of `rmcp`
-//! in the runner: its types for what *we* say. What the server says is kept as it came.
+//! Here: `server/discover` (2026-07-28) and `initialize` (2024-11-05 to 2025-11-25). Of `rmcp` the runner uses, here and in
+//! [`super::tuning`], its types for what *we* say. What the server says is kept as it came.
 //! Not here: lists, restarts.
 
 use std::time::Duration;
 
-use rmcp::model::{
-    ClientCapabilities, Implementation, InitializeRequestParams, ProtocolVersion, SubscriptionFilter,
-    SubscriptionsListenRequestParams,
-};
+use rmcp::model::{ClientCapabilities, Implementation, InitializeRequestParams, ProtocolVersion};
 use serde::Deserialize;
 use wire::{ErrorCode, RawJson};
 
@@ -42,6 +39,9 @@ pub struct Offers {
     pub resources: bool,
     /// Says that at least one of them may change.
     pub changes: bool,
+    /// Tells of changes of single resources.
+    pub subscribe: bool,
+    pub logging: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,18 +89,6 @@ pub async fn greet(client: &Client, limit: Duration) -> Result<Greeting, Handsha
     Ok(greeting)
 }
 
-/// Asks for `list_changed` in the modern era, where servers say nothing unasked. Ends when the server ends it.
-pub async fn listen(client: &Client, offers: Offers) {
-    let mut filter = SubscriptionFilter::new();
-    filter.tools_list_changed = offers.tools.then_some(true);
-    filter.prompts_list_changed = offers.prompts.then_some(true);
-    filter.resources_list_changed = offers.resources.then_some(true);
-    let params = serde_json::to_string(&SubscriptionsListenRequestParams::new(filter));
-    let params = params.expect("a filter is plain JSON");
-    // A server that refuses just never tells; its lists are read again at each start.
-    let _ = client.ask("subscriptions/listen", Some(&params), Duration::from_secs(u64::from(u32::MAX))).await;
-}
-
 fn accept_modern(client: &Client, greeting: Greeting) -> Greeting {
     client.require_meta(modern_meta());
     greeting
@@ -119,12 +107,18 @@ fn modern_meta() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// What clients can, as they call: a server says once what it wants to know, and who calls comes and goes.
+fn callers_capabilities() -> ClientCapabilities {
+    let all = r#"{"roots":{},"sampling":{"tools":{}},"elicitation":{"form":{},"url":{}}}"#;
+    serde_json::from_str(all).expect("capabilities")
+}
+
 fn joined(members: &[(&'static str, String)]) -> String {
     members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect::<Vec<_>>().join(",")
 }
 
 async fn initialize(client: &Client, limit: Duration) -> Result<Reply, CallError> {
-    let params = InitializeRequestParams::new(ClientCapabilities::default(), us())
+    let params = InitializeRequestParams::new(callers_capabilities(), us())
         .with_protocol_version(ProtocolVersion::LATEST_WITH_INITIALIZE);
     let params = serde_json::to_string(&params).expect("plain JSON");
     client.ask("initialize", Some(&params), limit).await
@@ -199,11 +193,13 @@ fn offers(capabilities: &RawJson) -> Offers {
         tools: Option<Offer>,
         prompts: Option<Offer>,
         resources: Option<Offer>,
+        logging: Option<serde::de::IgnoredAny>,
     }
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
     struct Offer {
         list_changed: Option<bool>,
+        subscribe: Option<bool>,
     }
     let said: Capabilities = serde_json::from_str(capabilities.get()).unwrap_or_default();
     let changes = [&said.tools, &said.prompts, &said.resources]
@@ -214,6 +210,8 @@ fn offers(capabilities: &RawJson) -> Offers {
         prompts: said.prompts.is_some(),
         resources: said.resources.is_some(),
         changes,
+        subscribe: said.resources.is_some_and(|offer| offer.subscribe == Some(true)),
+        logging: said.logging.is_some(),
     }
 }
 

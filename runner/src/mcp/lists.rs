@@ -171,6 +171,38 @@ fn error_code(error: &[u8]) -> i64 {
     serde_json::from_slice::<Error>(error).map_or(0, |e| e.code)
 }
 
+/// Kinds of lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kinds {
+    pub tools: bool,
+    pub prompts: bool,
+    pub resources: bool,
+}
+
+impl Kinds {
+    pub fn and(self, more: Self) -> Self {
+        Self {
+            tools: self.tools || more.tools,
+            prompts: self.prompts || more.prompts,
+            resources: self.resources || more.resources,
+        }
+    }
+
+    /// Of which kind the lists are not what they were.
+    pub fn that_differ(before: Option<&Lists>, now: &Lists) -> Self {
+        let of = |list: fn(&Lists) -> &[RawJson]| !is_same(before.map_or(&[], list), list(now));
+        Self {
+            tools: of(|lists| &lists.tools),
+            prompts: of(|lists| &lists.prompts),
+            resources: of(|lists| &lists.resources) || of(|lists| &lists.resource_templates),
+        }
+    }
+}
+
+fn is_same(a: &[RawJson], b: &[RawJson]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.get() == b.get())
+}
+
 /// Whether both say the same, byte for byte.
 pub fn is_equal(a: &Lists, b: &Lists) -> bool {
     let Lists {
@@ -184,13 +216,11 @@ pub fn is_equal(a: &Lists, b: &Lists) -> bool {
         resources,
         resource_templates,
     } = a;
-    let same =
-        |a: &[RawJson], b: &[RawJson]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.get() == b.get());
     (generation, protocol, instructions) == (&b.generation, &b.protocol, &b.instructions)
         && server_info.get() == b.server_info.get()
         && capabilities.get() == b.capabilities.get()
-        && same(tools, &b.tools)
-        && same(prompts, &b.prompts)
-        && same(resources, &b.resources)
-        && same(resource_templates, &b.resource_templates)
+        && is_same(tools, &b.tools)
+        && is_same(prompts, &b.prompts)
+        && is_same(resources, &b.resources)
+        && is_same(resource_templates, &b.resource_templates)
 }

@@ -5,6 +5,14 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+/// How often the server said that a list of each kind changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changed {
+    pub tools: u64,
+    pub prompts: u64,
+    pub resources: u64,
+}
+
 /// The `progressToken` of a progress notification.
 pub fn token(params: &RawValue) -> Option<&RawValue> {
     #[derive(serde::Deserialize)]
@@ -19,6 +27,60 @@ pub fn token(params: &RawValue) -> Option<&RawValue> {
 /// One event of a call: the notification as its caller gets it.
 pub fn event(method: &str, params: &str) -> Bytes {
     Bytes::from(format!(r#"{{"method":"{method}","params":{params}}}"#))
+}
+
+/// How grave a log message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Level(u8);
+
+const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+impl Level {
+    pub fn parse(text: &str) -> Option<Self> {
+        LEVELS.iter().position(|level| *level == text).and_then(|at| u8::try_from(at).ok()).map(Self)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        LEVELS[usize::from(self.0)]
+    }
+}
+
+/// Of a log message, when it names one that is known.
+pub fn level(params: &RawValue) -> Option<Level> {
+    #[derive(serde::Deserialize)]
+    struct Entry<'a> {
+        #[serde(borrow)]
+        level: std::borrow::Cow<'a, str>,
+    }
+    Level::parse(&serde_json::from_str::<Entry<'_>>(params.get()).ok()?.level)
+}
+
+/// The `uri` of a resource that was updated.
+pub fn uri(params: &RawValue) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Updated {
+        uri: String,
+    }
+    serde_json::from_str::<Updated>(params.get()).ok().map(|said| said.uri)
+}
+
+/// A request of the server, without its id.
+pub fn request(method: &str, params: Option<&str>) -> Bytes {
+    match params {
+        Some(params) => event(method, params),
+        None => Bytes::from(format!(r#"{{"method":"{method}"}}"#)),
+    }
+}
+
+/// The `requestId` of a cancellation.
+pub fn request_id(params: &RawValue) -> Option<&RawValue> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Cancelled<'a> {
+        #[serde(borrow)]
+        request_id: &'a RawValue,
+    }
+    serde_json::from_str::<Cancelled<'_>>(params.get()).ok().map(|said| said.request_id)
 }
 
 /// `level logger: data`, for people.

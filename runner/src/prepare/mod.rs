@@ -17,6 +17,7 @@ mod age;
 mod archive;
 mod blobs;
 mod bundle;
+mod checkout;
 mod entry;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -59,6 +60,7 @@ use wire::spec::{Pin, ServiceSpec};
 use wire::{ErrorCode, Secret};
 
 use crate::cell::Cells;
+pub use checkout::checkout_of;
 pub use error::PrepareError;
 use registries::Registries;
 use store::Store;

@@ -15,7 +15,8 @@ use wire::runner::Apply;
 use wire::vault::RunAs;
 use wire::{ErrorCode, PublicKey};
 
-use crate::mcp::client::{EventSink, InFlight};
+use crate::mcp::caller::Caller;
+use crate::mcp::client::InFlight;
 use crate::mcp::{CallError, Client, Reply};
 
 /// What a caller finds. Written by the owner task only.
@@ -49,7 +50,7 @@ impl Serves {
         }
     }
 
-    fn admits(&self, caller: Option<&PublicKey>) -> Result<(), DoorError> {
+    pub fn admits(&self, caller: Option<&PublicKey>) -> Result<(), DoorError> {
         let is_admitted = match self {
             Self::Everybody => true,
             Self::Only(one) => caller == Some(one),
@@ -70,8 +71,10 @@ pub struct Doorbell {
 pub struct Ask<'a> {
     pub method: &'a str,
     pub params: Option<&'a str>,
+    /// On whose behalf.
     pub caller: Option<&'a PublicKey>,
-    pub events: Option<EventSink>,
+    /// What of the server's words comes back meanwhile.
+    pub hears: Caller,
     pub deadline: Instant,
 }
 
@@ -139,6 +142,21 @@ impl Doorbell {
         }
     }
 
+    /// Waits until the service is removed. Cancel-safe.
+    pub async fn removed(&self) {
+        // A sender that is gone: so is the service.
+        let _ = self.door.clone().wait_for(|door| matches!(door, Door::Removed)).await;
+    }
+
+    /// Whether this caller may hear of it, as far as that is known.
+    pub fn admits(&self, caller: Option<&PublicKey>) -> Result<(), DoorError> {
+        match &*self.door.borrow() {
+            Door::Open(_, serves) | Door::Asleep(serves) => serves.admits(caller),
+            Door::Soon(_) | Door::Shut(_) => Ok(()),
+            Door::Removed => Err(DoorError::Stopped),
+        }
+    }
+
     /// Puts the request in the queue of an instance that takes it.
     async fn enter(&self, door: &mut watch::Receiver<Door>, ask: &Ask<'_>) -> Result<InFlight, DoorError> {
         loop {
@@ -146,7 +164,7 @@ impl Doorbell {
             let reason = match seen {
                 Door::Open(client, serves) => {
                     serves.admits(ask.caller)?;
-                    match client.call(ask.method, ask.params, ask.events.clone()) {
+                    match client.call(ask.method, ask.params, ask.hears.clone()) {
                         Err(CallError::NotSent) => None,
                         taken => return Ok(taken?),
                     }
@@ -199,7 +217,7 @@ mod tests {
         let (_owner, door) = watch::channel(Door::Asleep(serves));
         let wake = Arc::new(Notify::new());
         let deadline = Instant::now() + Duration::from_millis(1);
-        let ask = Ask { method: "tools/call", params: None, caller, events: None, deadline };
+        let ask = Ask { method: "tools/call", params: None, caller, hears: Caller::default(), deadline };
         let answer = Doorbell::new(door, wake.clone()).ask(ask).await;
         let was_rung = timeout_at(Instant::now(), wake.notified()).await.is_ok();
         (answer, was_rung)

@@ -19,11 +19,13 @@ use wire::spec::ServiceSpec;
 use wire::{ErrorCode, ServiceKey, Tier};
 
 use super::secrets;
+use crate::audience::Player;
 use crate::cell::{CellOrder, Ended};
 use crate::inject::{self, Arranged};
 use crate::instance::{self, Instance, Launch, Manner, Pipes, StartError, superseded};
 use crate::logs::{LogRing, Stream};
-use crate::mcp::{CallError, handshake, lists};
+use crate::mcp::lists::Kinds;
+use crate::mcp::{CallError, Changed, lists, tuning};
 use crate::prepare::{Prepared, ProgressSink};
 use crate::shop::Shop;
 use crate::vault::Why;
@@ -261,14 +263,26 @@ pub async fn ping(instance: Arc<Instance>, limit: Duration) -> Outcome {
 
 /// A server's `list_changed`, taken at a pace that it does not set.
 pub struct Changes {
-    seen: watch::Receiver<u64>,
+    seen: watch::Receiver<Changed>,
+    /// What had changed when the lists were read last, and before that.
+    read: (Changed, Changed),
     /// How long the last ones were given to settle.
     pause: Duration,
 }
 
 impl Changes {
-    pub fn new(seen: watch::Receiver<u64>) -> Self {
-        Self { seen, pause: Duration::ZERO }
+    pub fn new(seen: watch::Receiver<Changed>) -> Self {
+        Self { seen, read: Default::default(), pause: Duration::ZERO }
+    }
+
+    /// Of which kind the lists are that were read last because they changed.
+    pub fn kinds(&self) -> Kinds {
+        let (before, now) = self.read;
+        Kinds {
+            tools: before.tools != now.tools,
+            prompts: before.prompts != now.prompts,
+            resources: before.resources != now.resources,
+        }
     }
 
     /// Waits for a change and for those that follow it; false when the connection is over. The wait doubles while
@@ -282,7 +296,9 @@ impl Changes {
         let next = if is_restless { self.pause * 2 } else { CHANGES_SETTLE };
         self.pause = next.min(CHANGES_SETTLE_MOST);
         let ended = async { while self.seen.changed().await.is_ok() {} };
-        tokio::time::timeout(self.pause, ended).await.is_err()
+        let is_open = tokio::time::timeout(self.pause, ended).await.is_err();
+        self.read = (self.read.1, *self.seen.borrow());
+        is_open
     }
 }
 
@@ -300,9 +316,10 @@ pub async fn relist(instance: Arc<Instance>, mut changes: Changes, limit: Durati
     Outcome::Relisted(instance, changes, lists)
 }
 
-/// Holds the modern era's subscription open.
-pub async fn listen(instance: Arc<Instance>) -> Outcome {
-    handshake::listen(&instance.client, instance.greeting.offers).await;
+/// Asks a server for what those want to hear that listen, until it ends.
+pub async fn attend(instance: Arc<Instance>, mut player: Player, log: Arc<LogRing>) -> Outcome {
+    let say = |text: &str| log.push(Stream::Runner, text);
+    tuning::tune(&instance.client, instance.greeting.offers, &mut player, say).await;
     Outcome::Over
 }
 
@@ -317,11 +334,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_whose_lists_change_with_each_reading_is_asked_ever_less_until_it_is_quiet() {
-        let (tell, seen) = watch::channel(0);
+        let (tell, seen) = watch::channel(Changed::default());
         let mut changes = Changes::new(seen);
         let mut waits = vec![];
         for _ in 0..12 {
-            tell.send_modify(|n| *n += 1);
+            tell.send_modify(|n| n.tools += 1);
             let from = Instant::now();
             assert!(changes.settled().await);
             waits.push(from.elapsed().as_millis());
@@ -330,12 +347,13 @@ mod tests {
         assert_eq!(waits[10..], [60_000, 60_000]);
         let quiet = async {
             tokio::time::sleep(CHANGES_SETTLE_MOST).await;
-            tell.send_modify(|n| *n += 1);
+            tell.send_modify(|n| n.prompts += 1);
         };
         let from = Instant::now();
         assert!(tokio::join!(changes.settled(), quiet).0);
         assert_eq!(from.elapsed(), CHANGES_SETTLE_MOST + CHANGES_SETTLE);
-        tell.send_modify(|n| *n += 1);
+        assert_eq!(changes.kinds(), Kinds { prompts: true, ..Kinds::default() });
+        tell.send_modify(|n| n.tools += 1);
         let ended = async { drop(tell) };
         assert!(!tokio::join!(changes.settled(), ended).0, "it does not wait for a connection that is over");
     }

@@ -19,6 +19,7 @@ use wire::report::{Lists, ServiceReport};
 use wire::runner::Apply;
 use wire::{ErrorCode, ServiceKey};
 
+use crate::audience::Audience;
 use crate::logs::LogRing;
 use door::Doorbell;
 
@@ -41,6 +42,7 @@ pub struct ServiceHandle {
     pub report: watch::Receiver<ServiceReport>,
     pub lists: watch::Receiver<Option<Arc<Lists>>>,
     pub log: Arc<LogRing>,
+    pub audience: Arc<Audience>,
 }
 
 #[derive(Debug, thiserror::Error)]

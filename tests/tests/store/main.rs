@@ -1,5 +1,6 @@
 //! Every claim about the store, on SQLite and on PostgreSQL.
 
+mod agents;
 mod jail;
 mod members;
 mod observed;

@@ -35,6 +35,15 @@ pub struct SkillFile {
     pub executable: bool,
 }
 
+/// Whether this may be [`SkillFile::path`]: whoever writes it into a folder stays in that folder.
+pub fn is_bundle_path(path: &str) -> bool {
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != "..";
+    path.len() <= 255
+        && path.split('/').all(is_part)
+        && !path.chars().any(|c| c.is_control() || matches!(c, '\\' | ':'))
+        && !path.eq_ignore_ascii_case("SKILL.md")
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkillAck {
     pub name: String,
@@ -119,4 +128,20 @@ body! {
     ListSkills = "list_skills";
     SkillList = "skill_list";
     RemoveSkill = "remove_skill";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_path_stays_inside() {
+        for good in ["a", "a/b.txt", ".hidden", "sub/SKILL.md", "a b/ü"] {
+            assert!(is_bundle_path(good), "{good}");
+        }
+        for bad in ["", "/a", "a/", "a//b", "./a", "a/../b", "..", "a\\b", "C:x", "a\0", "SKILL.md", "skill.md"] {
+            assert!(!is_bundle_path(bad), "{bad}");
+        }
+        assert!(!is_bundle_path(&"x".repeat(256)));
+    }
 }

@@ -1,13 +1,16 @@
-//! `mcp_call` and `mcp_request`: one way through [`crate::calls`], two spellings.
+//! `mcp_call` and `mcp_request`: one way through [`crate::calls`], two spellings; `mcp_ask` on the way.
 
 use catalog::access::{self, Action, Decision};
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::RawJson;
 use wire::peer::Body;
-use wire::peer::calls::{McpCall, McpCallResult, McpRequest, McpRequestEvent, McpRequestResult};
+use wire::peer::calls::{McpAsk, McpCall, McpCallResult, McpRequest, McpRequestEvent, McpRequestResult};
+use wire::runner::{RpcAsk, RpcDown};
 
 use crate::calls::{self, Call, CallError, Said};
+use crate::live;
 use crate::peer::dispatch::Asked;
 
 pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
@@ -18,62 +21,94 @@ pub async fn tool(asked: Asked, frame: McpCall, cancel: CancellationToken) {
         Ok(params) => params,
         Err(error) => return answer(&asked, &server_name, Err(error.into()), |result| result).await,
     };
-    let result = run(
-        &asked,
-        &cancel,
-        Call {
-            caller: &asked.caller,
-            view: &asked.view,
-            server_name: &server_name,
-            method: "tools/call",
-            params: Some(params),
-            deadline: calls::deadline(deadline_ms),
-            events,
-        },
-    );
-    let result = result.await;
+    let call = Call {
+        caller: &asked.caller,
+        view: &asked.view,
+        server_name: &server_name,
+        method: "tools/call",
+        params: Some(params),
+        deadline: calls::deadline(deadline_ms, calls::MAX_CALL),
+        events,
+        asks: false,
+        session: &asked.presence.presence_id,
+    };
+    let result = run(&asked, &cancel, call, None).await;
     answer(&asked, &server_name, result, |result| result).await;
 }
 
-pub async fn request(asked: Asked, frame: McpRequest, cancel: CancellationToken) {
+/// `answers`: to what the server asks, when the caller wants to be asked.
+pub async fn request(
+    asked: Asked,
+    frame: McpRequest,
+    answers: Option<mpsc::Receiver<RpcDown>>,
+    cancel: CancellationToken,
+) {
     let McpRequest { server_name, method, params, deadline_ms, asks: _ } = frame;
-    let events = params.as_ref().is_some_and(|params| params.get().contains("\"progressToken\""));
-    let result = run(
-        &asked,
-        &cancel,
-        Call {
-            caller: &asked.caller,
-            view: &asked.view,
-            server_name: &server_name,
-            method: &method,
-            params,
-            deadline: calls::deadline(deadline_ms),
-            events,
-        },
-    );
-    let result = result.await;
+    // A server asks in words that only a caller who can be asked waits for; it may also tell how its questions fare.
+    let events =
+        answers.is_some() || params.as_ref().is_some_and(|params| params.get().contains("\"progressToken\""));
+    let call = Call {
+        caller: &asked.caller,
+        view: &asked.view,
+        server_name: &server_name,
+        method: &method,
+        params,
+        deadline: calls::deadline(deadline_ms, calls::MAX_REQUEST),
+        events,
+        asks: answers.is_some(),
+        session: &asked.presence.presence_id,
+    };
+    let result = run(&asked, &cancel, call, answers).await;
     answer(&asked, &server_name, result, McpRequestResult).await;
 }
 
-async fn run(asked: &Asked, cancel: &CancellationToken, call: Call<'_>) -> Result<RawJson, CallError> {
+async fn run(
+    asked: &Asked,
+    cancel: &CancellationToken,
+    call: Call<'_>,
+    answers: Option<mpsc::Receiver<RpcDown>>,
+) -> Result<RawJson, CallError> {
     tokio::select! {
-        result = carry(asked, call) => result,
+        result = carry(asked, call, answers) => result,
         () = cancel.cancelled() => Err(CallError::Cancelled),
     }
 }
 
-async fn carry(asked: &Asked, call: Call<'_>) -> Result<RawJson, CallError> {
+async fn carry(
+    asked: &Asked,
+    call: Call<'_>,
+    mut answers: Option<mpsc::Receiver<RpcDown>>,
+) -> Result<RawJson, CallError> {
+    // No name is of both kinds.
+    if asked.view.service(call.server_name).is_none()
+        && asked.broker.live.knows(&asked.presence.mesh, call.server_name)
+    {
+        let to = (call.server_name, call.method);
+        let params = call.params.as_deref();
+        return Ok(live::call(&asked.broker, &asked.presence, to, params, call.deadline).await?);
+    }
     let mut ongoing = calls::begin(&asked.broker, call).await?;
     loop {
-        match ongoing.next().await {
+        let said = match &mut answers {
+            None => ongoing.next().await,
+            Some(answers) => tokio::select! {
+                said = ongoing.next() => said,
+                Some(answer) = answers.recv() => {
+                    ongoing.answer(&answer).await;
+                    continue;
+                }
+            },
+        };
+        match said {
             Ok(Said::Event(event)) => asked.answer(&McpRequestEvent { event }).await,
+            Ok(Said::Ask(RpcAsk { ask, request })) => asked.answer(&McpAsk { ask, request }).await,
             Ok(Said::Result(result)) => return Ok(result),
             Err(error) => return Err(calls::explained(&asked.broker, &ongoing.key, error).await),
         }
     }
 }
 
-async fn answer<B: Body + Serialize>(
+pub(super) async fn answer<B: Body + Serialize>(
     asked: &Asked,
     server_name: &str,
     result: Result<RawJson, CallError>,

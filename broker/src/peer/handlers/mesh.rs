@@ -4,6 +4,7 @@ use catalog::access::{self, Action, Decision, Role};
 use wire::ErrorCode;
 use wire::peer::mesh::{
     InviteCreate, InviteCreated, MemberEntry, MemberListResult, MemberUpdate, MemberUpdated, PeersList,
+    SetStatus, StatusSet,
 };
 use wire::peer::trust::{MeshPolicy, MeshPolicyResult};
 
@@ -13,11 +14,23 @@ use crate::invites;
 use crate::members;
 use crate::peer::dispatch::Asked;
 use crate::policy;
+use crate::status::{self, Activity};
 use crate::store::Member;
 
 pub async fn peers(asked: &Asked) -> Result<(), FrameError> {
-    let peers = asked.broker.presences.peers(&asked.presence.mesh);
+    let working_for = asked.broker.limits.working_for;
+    let peers = asked.broker.presences.peers(&asked.presence.mesh, working_for);
     asked.answer(&PeersList { peers }).await;
+    Ok(())
+}
+
+/// Of this session, in every form in which it is here.
+pub async fn set_status(asked: &Asked, frame: SetStatus) -> Result<(), FrameError> {
+    let activity = Activity::parse(&frame.status).map_err(|e| FrameError::invalid(e.to_string()))?;
+    status::of_session(&asked.broker.presences, &asked.presence, activity);
+    if asked.req_id.is_some() {
+        asked.answer(&StatusSet { status: activity.as_str().into() }).await;
+    }
     Ok(())
 }
 

@@ -3,6 +3,9 @@
 pub mod calls;
 pub mod consent;
 pub mod hosting;
+pub mod listen;
+pub mod live;
 pub mod logs;
 pub mod mesh;
+pub mod skills;
 pub mod vault;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::{Body, Bytes};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path as At, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -22,9 +23,13 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use wire::isolation::IsolationReport;
 use wire::report::{GenerationReport, Lists, Phase, Reason, ServiceReport};
-use wire::runner::{Apply, Event, Health, Progress, Retain, Retained, Rpc, ServiceLists};
+use wire::runner::{
+    Apply, Event, Health, LISTEN, LISTENING, Listen, Progress, Retain, Retained, Rpc, RpcCall, RpcDown,
+    ServiceLists,
+};
 use wire::spec::{Pin, ServiceSpec, Source};
 use wire::vault::{BootKey, Grants, Opening, RunnerVault};
 use wire::{ErrorCode, Generation, MeshId, Policy, RawJson, ServiceKey, ServiceName, Tier};
@@ -52,6 +57,11 @@ pub struct Seen {
     pub calls: Vec<String>,
     /// Service and caller of each call.
     pub called: Vec<(String, Option<wire::PublicKey>)>,
+    /// Sessions of the calls.
+    pub sessions: BTreeSet<String>,
+    /// Service and wishes of each that listened, and how many do not any more.
+    pub listened: Vec<(String, Listen)>,
+    pub unheard: usize,
     pub cancelled: usize,
     pub retained: usize,
     /// Of each apply, in order.
@@ -67,12 +77,28 @@ struct Shared {
     held: Mutex<Held>,
     seen: watch::Sender<Seen>,
     events: broadcast::Sender<String>,
+    /// What services say outside of calls.
+    said: broadcast::Sender<(String, Value)>,
+}
+
+#[derive(Clone)]
+struct Life {
+    shared: Arc<Shared>,
+    /// Upgraded connections are no part of the task that accepted them.
+    ended: CancellationToken,
+}
+
+impl axum::extract::FromRef<Life> for Arc<Shared> {
+    fn from_ref(life: &Life) -> Self {
+        Self::clone(&life.shared)
+    }
 }
 
 pub struct FakeRunner {
     shared: Arc<Shared>,
     socket: PathBuf,
     serving: Option<JoinHandle<()>>,
+    ended: CancellationToken,
 }
 
 impl FakeRunner {
@@ -81,14 +107,16 @@ impl FakeRunner {
             held: Mutex::default(),
             seen: watch::Sender::new(Seen::default()),
             events: broadcast::Sender::new(1024),
+            said: broadcast::Sender::new(64),
         });
-        let mut runner = Self { shared, socket, serving: None };
+        let mut runner = Self { shared, socket, serving: None, ended: CancellationToken::new() };
         runner.restart();
         runner
     }
 
     /// The process dies, and its children with it.
     pub async fn kill(&mut self) {
+        self.ended.cancel();
         if let Some(serving) = self.serving.take() {
             serving.abort();
             let _ = serving.await;
@@ -107,7 +135,14 @@ impl FakeRunner {
         let _ = std::fs::remove_file(&self.socket);
         self.shared.held().boot += 1;
         let listener = UnixListener::bind(&self.socket).expect("socket");
-        self.serving = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))));
+        self.ended = CancellationToken::new();
+        let life = Life { shared: Arc::clone(&self.shared), ended: self.ended.clone() };
+        self.serving = Some(tokio::spawn(serve(listener, life)));
+    }
+
+    /// A service says something to those who listen.
+    pub fn say(&self, name: &str, event: Value) {
+        let _ = self.shared.said.send((name.to_owned(), event));
     }
 
     pub fn seen(&self) -> Seen {
@@ -155,6 +190,7 @@ impl FakeRunner {
 
 impl Drop for FakeRunner {
     fn drop(&mut self) {
+        self.ended.cancel();
         if let Some(serving) = &self.serving {
             serving.abort();
         }
@@ -184,25 +220,25 @@ impl Shared {
 }
 
 /// Connections end with this task: a killed process answers nobody.
-async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+async fn serve(listener: UnixListener, life: Life) {
     let mut connections = JoinSet::new();
-    let router = router(shared);
+    let router = router(life);
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         let service = TowerToHyperService::new(router.clone());
         connections.spawn(async move {
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
 }
 
-fn router(shared: Arc<Shared>) -> axum::Router {
+fn router(life: Life) -> axum::Router {
     axum::Router::new()
         .route("/health", get(health))
         .route("/v1/events", get(events))
         .route("/v1/services/{mesh}/{name}", put(apply).delete(remove))
-        .route("/v1/services/{mesh}/{name}/rpc", post(rpc))
+        .route("/v1/calls", get(calls))
         .route("/v1/services/{mesh}/{name}/logs", get(logs))
         .route("/v1/blobs/{sha}", put(put_blob).head(has_blob))
         .route("/v1/artefacts/retain", post(retain))
@@ -210,7 +246,7 @@ fn router(shared: Arc<Shared>) -> axum::Router {
         .route("/v1/vault/boot-key", put(boot_key))
         .route("/v1/vault/meshes/{mesh}", put(grants))
         .route("/v1/vault/openings", get(openings))
-        .with_state(shared)
+        .with_state(life)
 }
 
 fn line<T: serde::Serialize>(value: &T) -> String {
@@ -443,6 +479,8 @@ async fn remove(
     let held = all.services.remove(&key).is_some();
     drop(all);
     if held {
+        // Who listens to it has nothing to hear any more.
+        let _ = shared.said.send((name.clone(), Value::Null));
         shared.tell(Event { removed: Some(key), ..Event::default() });
     }
     shared.note(|seen| {
@@ -465,47 +503,112 @@ impl Drop for Cancelled {
     }
 }
 
-async fn rpc(
-    State(shared): State<Arc<Shared>>,
-    At((mesh, name)): At<(String, String)>,
-    body: Bytes,
-) -> Response {
-    let rpc: Rpc = serde_json::from_slice(&body).expect("an rpc");
-    if !shared.held().services.contains_key(&key(&mesh, &name)) {
-        return failure(StatusCode::NOT_FOUND, ErrorCode::NotFound, "no such service");
+async fn calls(State(life): State<Life>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async move |mut socket| {
+        let Life { shared, ended } = life;
+        let serving = async {
+            while let Some(call) = heard(&mut socket).await {
+                let call: RpcCall = serde_json::from_str(&call).expect("a call");
+                if serve_call(&shared, &mut socket, call).await.is_none() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            () = ended.cancelled() => {}
+        }
+    })
+}
+
+async fn heard(socket: &mut WebSocket) -> Option<String> {
+    loop {
+        match socket.recv().await?.ok()? {
+            Message::Text(text) => return Some(text.as_str().to_owned()),
+            Message::Close(_) => return None,
+            _ => {}
+        }
+    }
+}
+
+async fn say(socket: &mut WebSocket, text: impl Into<axum::extract::ws::Utf8Bytes>) -> Option<()> {
+    socket.send(Message::Text(text.into())).await.ok()
+}
+
+/// `None`: the caller is gone.
+async fn serve_call(shared: &Arc<Shared>, socket: &mut WebSocket, call: RpcCall) -> Option<()> {
+    let RpcCall { service, rpc } = call;
+    if !shared.held().services.contains_key(&service) {
+        let error = json!({"code": ErrorCode::NotFound, "message": "no such service"});
+        return say(socket, json!({"error": error}).to_string()).await;
+    }
+    let name = service.name.to_string();
+    if rpc.method == LISTEN {
+        return listen(shared, socket, &name, &rpc).await;
     }
     let params = rpc.params.map(|p| p.get().to_owned()).unwrap_or_default();
     shared.note(|seen| {
         seen.calls.push(format!("{} {params}", rpc.method));
-        seen.called.push((name.clone(), rpc.caller.clone()));
+        seen.called.push((name, rpc.caller));
+        seen.sessions.extend(rpc.session);
     });
     let asked: Value = serde_json::from_str(&params).unwrap_or_default();
     match asked["name"].as_str() {
         Some("slow") => {
-            let guard = Cancelled(shared);
-            let never = stream::once(async move {
-                let _guard = guard;
-                std::future::pending::<Result<String, Infallible>>().await
-            });
-            Body::from_stream(never).into_response()
+            let _guard = Cancelled(Arc::clone(shared));
+            heard(socket).await.map(drop)
+        }
+        Some("asks") => {
+            assert!(rpc.asks, "nobody would answer");
+            let request = json!({"method": "elicitation/create", "params": {"message": "really?"}});
+            say(socket, json!({"ask": {"ask": 7, "request": request}}).to_string()).await?;
+            let down: RpcDown = serde_json::from_str(&heard(socket).await?).expect("an answer");
+            say(socket, json!({"result": {"content": [], "answered": down}}).to_string()).await
         }
         Some("dies") => {
             let error = json!({"code": "instance_lost", "message": "it ended", "stderr": ["key=hunter2"]});
-            Body::from(line(&json!({"error": error}))).into_response()
+            say(socket, json!({"error": error}).to_string()).await
         }
         Some("broken") => {
             let error = json!({"code": -32602, "message": "bad args"});
-            Body::from(line(&json!({"error": {"code": "mcp_error", "message": "bad args", "rpc": error}})))
-                .into_response()
+            let error = json!({"code": "mcp_error", "message": "bad args", "rpc": error});
+            say(socket, json!({"error": error}).to_string()).await
         }
         _ => {
-            let mut text = String::new();
             if rpc.events {
                 let note = json!({"method": "notifications/progress", "params": {"progress": 1}});
-                text.push_str(&line(&json!({"event": note})));
+                say(socket, json!({"event": note}).to_string()).await?;
             }
-            text.push_str("{\"result\":{\"content\": [ ],\"n\":1.0,\"_meta\":{\"x\":1e2}}}\n");
-            Body::from(text).into_response()
+            say(socket, "{\"result\":{\"content\": [ ],\"n\":1.0,\"_meta\":{\"x\":1e2}}}").await
+        }
+    }
+}
+
+/// Counts a listener that left.
+struct Unheard(Arc<Shared>);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.0.note(|seen| seen.unheard += 1);
+    }
+}
+
+async fn listen(shared: &Arc<Shared>, socket: &mut WebSocket, name: &str, rpc: &Rpc) -> Option<()> {
+    let wanted = serde_json::from_str(rpc.params.as_deref().map_or("{}", |params| params.get()));
+    let _left = Unheard(Arc::clone(shared));
+    let mut said = shared.said.subscribe();
+    say(socket, json!({"event": {"method": LISTENING}}).to_string()).await?;
+    shared.note(|seen| seen.listened.push((name.to_owned(), wanted.expect("wishes"))));
+    loop {
+        tokio::select! {
+            Ok((of, event)) = said.recv() => if of == name {
+                if event.is_null() {
+                    let error = json!({"code": ErrorCode::NotFound, "message": "it was removed"});
+                    return say(socket, json!({"error": error}).to_string()).await;
+                }
+                say(socket, json!({"event": event}).to_string()).await?;
+            },
+            _ = heard(socket) => return None,
         }
     }
 }

@@ -61,6 +61,13 @@ pub fn passphrase(file: Option<&Path>, is_new: bool) -> Result<Zeroizing<String>
     Ok(Zeroizing::new(text.to_owned()))
 }
 
+/// Something secret that a configuration asks for by name.
+pub fn typed(what: &str) -> Result<Zeroizing<String>, Failure> {
+    let bytes = Silent::begin()?.ask(&format!("{what}: "))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Failure::user("that is not UTF-8 text"))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
 fn of_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut file = std::fs::File::open(path)
         .map_err(|e| Failure::user(format!("cannot read {}: {e}", path.display())))?;

@@ -32,9 +32,10 @@ use super::generation::Holding;
 use super::jobs::{self, Outcome};
 use super::state::{Effect, Event, State, Then};
 use super::{ApplyError, Command, RemoveError, ServiceHandle};
+use crate::audience::Audience;
 use crate::instance::Manner;
 use crate::logs::{LogRing, Stream};
-use crate::mcp::lists::is_equal;
+use crate::mcp::lists::{Kinds, is_equal};
 use crate::prepare::ProgressSink;
 use crate::shop::Shop;
 use crate::vault::Why;
@@ -57,6 +58,7 @@ pub struct ServiceTask {
     report: watch::Sender<ServiceReport>,
     lists: watch::Sender<Option<Arc<Lists>>>,
     log: Arc<LogRing>,
+    audience: Arc<Audience>,
     held: BTreeMap<Nonce, Holding>,
     serving: Option<Nonce>,
     candidate: Option<Nonce>,
@@ -107,7 +109,7 @@ impl ServiceTask {
         };
         let (report, report_seen) = watch::channel(empty);
         let (lists, lists_seen) = watch::channel(None);
-        let log = Arc::new(LogRing::default());
+        let (log, audience) = (Arc::new(LogRing::default()), Arc::new(Audience::default()));
         let handle = ServiceHandle {
             key: key.clone(),
             commands: send,
@@ -115,6 +117,7 @@ impl ServiceTask {
             report: report_seen,
             lists: lists_seen,
             log: log.clone(),
+            audience: audience.clone(),
         };
         let now = Instant::now();
         let task = Self {
@@ -129,6 +132,7 @@ impl ServiceTask {
             report,
             lists,
             log,
+            audience,
             held: BTreeMap::new(),
             serving: None,
             candidate: None,
@@ -314,17 +318,21 @@ impl ServiceTask {
         self.serving.and_then(|nonce| self.held.get(&nonce))
     }
 
-    fn publish_lists(&mut self, nonce: Nonce) {
+    /// `said`: what the server says has changed.
+    fn publish_lists(&mut self, nonce: Nonce, said: Kinds) {
         if self.serving != Some(nonce) {
             return;
         }
         let Some(lists) = self.held.get(&nonce).and_then(|held| held.lists.clone()) else { return };
-        if self.lists.borrow().as_ref().is_some_and(|told| is_equal(told, &lists)) {
-            return;
+        let told = self.lists.borrow().clone();
+        let kinds = said.and(Kinds::that_differ(told.as_deref(), &lists));
+        if !told.is_some_and(|told| is_equal(&told, &lists)) {
+            // In this order, as for reports.
+            self.lists.send_replace(Some(lists));
+            self.shop.events.lists(&self.key);
         }
-        // In this order, as for reports.
-        self.lists.send_replace(Some(lists));
-        self.shop.events.lists(&self.key);
+        // Last: who hears of it reads them anew.
+        self.audience.list_changed(kinds);
     }
 
     /// Tells whoever watches; nothing when nothing changed.

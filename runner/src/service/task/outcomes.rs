@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wire::ErrorCode;
 use wire::report::{Lists, Reason, Usage};
 
+use super::super::door::Serves;
 use super::super::generation::Holding;
 use super::super::jobs::{self, Outcome, Pong};
 use super::super::state::{Event, State};
@@ -15,6 +16,7 @@ use super::{Nonce, ServiceTask};
 use crate::cell::Ended;
 use crate::instance::{Instance, StartError};
 use crate::logs::{Stream, now_ms};
+use crate::mcp::lists::Kinds;
 
 /// A sample that moved less than this is not news.
 const BYTES_STEP: u64 = 1 << 20;
@@ -56,7 +58,7 @@ impl ServiceTask {
             Outcome::Relisted(instance, changes, lists) if is_current(&instance) => {
                 if let Some(lists) = lists {
                     held.lists = Some(Arc::new(lists));
-                    self.publish_lists(nonce);
+                    self.publish_lists(nonce, changes.kinds());
                 }
                 let limit = self.shop.config.start_timeout;
                 self.jobs.spawn(async move { (nonce, jobs::relist(instance, changes, limit).await) });
@@ -140,14 +142,24 @@ impl ServiceTask {
         self.jobs.spawn(async move { (nonce, jobs::watch(watched).await) });
         self.jobs.spawn(async move { (nonce, jobs::relist(listed, changes, limit).await) });
         self.jobs.spawn(async move { (nonce, jobs::sample(sampled).await) });
-        if instance.client.is_modern() && instance.greeting.offers.changes {
-            self.jobs.spawn(async move { (nonce, jobs::listen(instance).await) });
-        }
         self.log.push(Stream::Runner, "ready");
+        // Before callers find it: who listens from then on hears what comes of their calls.
+        if self.candidate == Some(nonce) || self.serving == Some(nonce) {
+            self.play(nonce, instance);
+        }
         if self.candidate == Some(nonce) {
             self.swap(nonce);
         }
-        self.publish_lists(nonce);
+        self.publish_lists(nonce, Kinds::default());
+    }
+
+    /// From here on who listens hears this instance.
+    fn play(&mut self, nonce: Nonce, instance: Arc<Instance>) {
+        let Some(held) = self.held.get(&nonce) else { return };
+        let player = self.audience.play(Serves::of(&held.apply));
+        instance.client.play_to(Some(self.audience.clone()));
+        let log = self.log.clone();
+        self.jobs.spawn(async move { (nonce, jobs::attend(instance, player, log).await) });
     }
 
     /// From here on calls go to the candidate; the one before it may finish what it has.
@@ -156,7 +168,10 @@ impl ServiceTask {
         let Some(old) = self.serving.replace(nonce) else { return };
         self.publish();
         match self.held.get(&old).filter(|held| held.is_ready()).and_then(|held| held.instance.clone()) {
-            Some(instance) => drop(self.jobs.spawn(async move { (old, jobs::drain(instance).await) })),
+            Some(instance) => {
+                instance.client.play_to(None);
+                drop(self.jobs.spawn(async move { (old, jobs::drain(instance).await) }));
+            }
             None => self.step(old, Event::Stop),
         }
     }

@@ -1,0 +1,209 @@
+//! The real Claude Code, offline, with the test as its model: hosted services are there, as tools of the mesh and as servers of
+//! their own, before and after everything that may happen to them during a session.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tests::clients::programs::{self, Claude, Entry};
+use tests::clients::{Model, Turn};
+use tests::person::Person;
+use tests::{World, fixture};
+
+/// Deploys the Python fixture in a version. Returns when it serves.
+async fn deploy(world: &World, name: &str, version: &str) {
+    let folder = fixture::python_folder(&world.folder("python"));
+    let version = format!("--args={version}");
+    let folder = folder.to_str().unwrap();
+    world.owner.ok(["deploy", name, folder, "--mesh-wide", "--args=normal", version.as_str()]).await;
+}
+
+fn mesh_entry(who: &Person) -> Entry {
+    programs::mesh_entry("claudemesh", who, &[])
+}
+
+fn native_entry(who: &Person, service: &str) -> Entry {
+    programs::mesh_entry(&format!("mesh-{service}"), who, &["--service", service])
+}
+
+/// A session of Claude Code, and the model that drives it.
+struct Session {
+    claude: Claude,
+    model: Model,
+}
+
+impl Session {
+    async fn start(clients: &Path, home: &Path, entries: &[Entry]) -> (Self, Turn) {
+        let model = Model::start().await;
+        let mut claude = Claude::start(clients, home, &model, entries);
+        claude.user("go").await;
+        let turn = model.turn().await;
+        (Self { claude, model }, turn)
+    }
+
+    /// Calls a tool that must work and say this.
+    async fn says(&self, turn: Turn, tool: &str, arguments: Value, text: &str) -> Turn {
+        let turn = self.model.call(turn, tool, arguments).await;
+        let outcome = turn.outcome();
+        assert!(!outcome.is_error && outcome.text == text, "{tool} says `{text}`: {outcome:?}");
+        turn
+    }
+
+    async fn end(mut self, turn: Turn) {
+        turn.say("done");
+        assert_eq!(self.claude.turn_ends().await["result"], "done");
+        self.claude.end().await;
+    }
+}
+
+#[tokio::test]
+async fn the_stand_in_drives_claude_code_with_a_bare_server() {
+    let Some(clients) = programs::folder() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let entry = Entry::new("everything", programs::everything(&clients));
+    let (session, turn) = Session::start(&clients, home.path(), &[entry]).await;
+    let args = json!({ "message": "hello" });
+    let turn = session.says(turn, "mcp__everything__echo", args, "Echo: hello").await;
+    session.end(turn).await;
+}
+
+#[tokio::test]
+async fn tools_of_the_mesh_follow_what_happens_to_services_during_a_session() {
+    let Some(clients) = programs::folder() else { return };
+    World::scene(async |world| {
+        deploy(world, "alpha", "one").await;
+        let ana = world.join("ana", &[]).await;
+        let (session, turn) = Session::start(&clients, &world.folder("claude"), &[mesh_entry(&ana)]).await;
+        let of = |service: &str, tool: &str| format!("mcp__claudemesh__svc__{service}__{tool}");
+        let echo = of("alpha", "echo");
+        let text = json!({ "text": "hi" });
+        let model = &session.model;
+        let turn = model.until(turn, "alpha is listed", BUSY, |turn| turn.offers(&echo)).await;
+        let turn = session.says(turn, &echo, text.clone(), "hi").await;
+        let turn = session.says(turn, &of("alpha", "version"), json!({}), "one").await;
+
+        // Somebody deploys another one.
+        deploy(world, "beta", "one").await;
+        let beta = of("beta", "version");
+        let turn = model.until(turn, "beta is listed", BUSY, |turn| turn.offers(&beta)).await;
+        let turn = session.says(turn, &beta, json!({}), "one").await;
+
+        // An update is there with the next call.
+        deploy(world, "beta", "two").await;
+        let turn = session.says(turn, &beta, json!({}), "two").await;
+
+        // Its owner keeps it for themselves, and shares it again.
+        world.owner.ok(["scope", "beta", "--peer"]).await;
+        let turn = model.until(turn, "beta is gone", BUSY, |turn| !turn.offers(&beta)).await;
+        world.owner.ok(["scope", "beta", "--mesh-wide"]).await;
+        let turn = model.until(turn, "beta is back", BUSY, |turn| turn.offers(&beta)).await;
+        let turn = session.says(turn, &beta, json!({}), "two").await;
+
+        // A crash fails its own call and no other.
+        let turn = model.call(turn, &of("alpha", "crash"), json!({})).await;
+        assert!(turn.outcome().is_error, "{:?}", turn.outcome());
+        let turn = session.says(turn, &echo, text.clone(), "hi").await;
+
+        // A killed broker comes back.
+        world.kill_9_broker().await;
+        world.up().await;
+        let turn = session.says(turn, &echo, text.clone(), "hi").await;
+        deploy(world, "gamma", "one").await;
+        let gamma = of("gamma", "version");
+        let turn = model.until(turn, "gamma is listed", BUSY, |turn| turn.offers(&gamma)).await;
+        let turn = session.says(turn, &gamma, json!({}), "one").await;
+
+        world.owner.ok(["rm", "gamma"]).await;
+        let turn = model.until(turn, "gamma is gone", BUSY, |turn| !turn.offers(&gamma)).await;
+        session.end(turn).await;
+    })
+    .await;
+}
+
+/// A call that is always possible and changes nothing.
+const BUSY: &str = "mcp__claudemesh__mesh_mcp_catalog";
+
+#[tokio::test]
+async fn a_service_as_a_server_of_its_own_follows_what_happens_to_it() {
+    let Some(clients) = programs::folder() else { return };
+    World::scene(async |world| {
+        deploy(world, "alpha", "one").await;
+        deploy(world, "beta", "one").await;
+        let ana = world.join("ana", &[]).await;
+        let entries = [native_entry(&ana, "alpha"), native_entry(&ana, "beta")];
+        let (session, turn) = Session::start(&clients, &world.folder("claude"), &entries).await;
+        let model = &session.model;
+        let (echo, version) = ("mcp__mesh-alpha__echo", "mcp__mesh-alpha__version");
+        let busy = "mcp__mesh-beta__pid";
+        let text = json!({ "text": "hi" });
+        let turn = session.says(turn, echo, text.clone(), "hi").await;
+
+        deploy(world, "alpha", "two").await;
+        let turn = session.says(turn, version, json!({}), "two").await;
+
+        world.owner.ok(["scope", "alpha", "--peer"]).await;
+        let turn = model.until(turn, "alpha is gone", busy, |turn| !turn.offers(echo)).await;
+        world.owner.ok(["scope", "alpha", "--mesh-wide"]).await;
+        let turn = model.until(turn, "alpha is back", busy, |turn| turn.offers(echo)).await;
+
+        let turn = model.call(turn, "mcp__mesh-alpha__crash", json!({})).await;
+        assert!(turn.outcome().is_error, "{:?}", turn.outcome());
+        let turn = session.says(turn, echo, text.clone(), "hi").await;
+
+        world.kill_9_broker().await;
+        world.up().await;
+        let turn = session.says(turn, version, json!({}), "two").await;
+        session.end(turn).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_that_begins_while_the_broker_is_away_sees_the_last_known_tools_and_works_once_it_is_back()
+{
+    let Some(clients) = programs::folder() else { return };
+    World::scene(async |world| {
+        deploy(world, "alpha", "one").await;
+        let entries = [native_entry(&world.owner, "alpha")];
+        let tool = "mcp__mesh-alpha__version";
+        let (session, turn) = Session::start(&clients, &world.folder("first"), &entries).await;
+        let turn = session.says(turn, tool, json!({}), "one").await;
+        session.end(turn).await;
+
+        world.kill_9_broker().await;
+        let (session, turn) = Session::start(&clients, &world.folder("second"), &entries).await;
+        assert!(turn.offers(tool), "{:#?}", turn.tools);
+        world.up().await;
+        let turn = session.says(turn, tool, json!({}), "one").await;
+        session.end(turn).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launched_session_has_the_mesh_and_each_service_as_a_server() {
+    let Some(clients) = programs::folder() else { return };
+    World::scene(async |world| {
+        deploy(world, "alpha", "one").await;
+        let model = Model::start().await;
+        let mut words = vec!["launch", "--name", "launched", "--"];
+        words.extend(programs::claude_flags());
+        let mut command = world.owner.command(words);
+        let folder = programs::claude_binary(&clients).parent().unwrap().to_owned();
+        let search =
+            std::env::join_paths([folder, "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()]);
+        command.env("PATH", search.unwrap()).envs(programs::claude_environment(&model));
+        let mut claude = Claude::spawn(command);
+        claude.user("go").await;
+        let turn = model.turn().await;
+        let session = Session { claude, model };
+        let text = json!({ "text": "hi" });
+        let turn = session.says(turn, "mcp__mesh-alpha__echo", text.clone(), "hi").await;
+        let svc = "mcp__claudemesh__svc__alpha__echo";
+        let turn = session.model.until(turn, "svc__ tools", BUSY, |turn| turn.offers(svc)).await;
+        let turn = session.says(turn, svc, text, "hi").await;
+        session.end(turn).await;
+    })
+    .await;
+}
