@@ -59,7 +59,9 @@ pub async fn run_channel(connection: Connection, mesh: String, stop: impl Future
 impl Offer for Channel {
     async fn about(&self) -> About {
         About {
-            server_info: value(&json!({ "name": "claudemesh-channel", "version": env!("CARGO_PKG_VERSION") })),
+            server_info: value(
+                &json!({ "name": "claudemesh-channel", "version": env!("CARGO_PKG_VERSION") }),
+            ),
             capabilities: value(&json!({ "experimental": { "claude/channel": {} } })),
             instructions: Some(INSTRUCTIONS.to_owned()),
             is_modern: false,
@@ -113,7 +115,8 @@ impl Channel {
 
     async fn welcome(&self, connection: &Connection, hello: &HelloAck) {
         // Without the peers it is still a welcome.
-        let peers = connection.request(&ListPeers {}).await.map(|PeersList { peers }| peers).unwrap_or_default();
+        let peers =
+            connection.request(&ListPeers {}).await.map(|PeersList { peers }| peers).unwrap_or_default();
         self.say(Some(words::welcome(&self.mesh, hello, &peers)));
     }
 

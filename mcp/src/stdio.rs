@@ -174,7 +174,9 @@ impl Peer {
             // A line break between tokens is legal JSON and would end our line early; inside strings it can not occur.
             match memchr::memchr2(b'\n', b'\r', part.as_bytes()) {
                 None => line.extend_from_slice(part.as_bytes()),
-                Some(_) => line.extend(part.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b })),
+                Some(_) => {
+                    line.extend(part.bytes().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }))
+                }
             }
         }
         line.push(b'\n');

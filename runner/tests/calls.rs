@@ -158,6 +158,12 @@ async fn what_the_server_asks_goes_to_its_caller_and_the_answer_back() {
     let error = json!({"code": -1, "message": "not today"});
     socket.say(&json!({"ask": 1, "error": error})).await;
     assert_eq!(serde_json::from_str::<Value>(&text(&socket.hear().await)).expect("json"), error);
+    for unusable in [json!({"ask": 1}), json!({"ask": 1, "result": {}, "error": {}})] {
+        socket.begin("s", "ask", json!({})).await;
+        socket.hear().await;
+        socket.say(&unusable).await;
+        assert!(text(&socket.hear().await).contains("-32603"), "the server hears that there is no answer");
+    }
     let mut unable = call("ask", json!({}));
     unable["rpc"]["asks"] = json!(false);
     socket.say(&unable).await;

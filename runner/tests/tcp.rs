@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use runner::{Listen, RunnerConfig, run_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 use wire::Secret;
 
@@ -32,7 +35,7 @@ async fn every_path_needs_the_token_and_the_runner_ends_when_asked() {
     });
     let visit = async {
         let address = address.await.expect("listens");
-        for path in ["/health", "/v1/services", "/v1/events", "/nothing"] {
+        for path in ["/health", "/v1/services", "/v1/events", "/v1/calls", "/nothing"] {
             for headers in ["", "authorization: Bearer wrong\r\n", "authorization: t0ken\r\n"] {
                 let answer = get(&address, path, headers).await;
                 assert!(answer.starts_with("HTTP/1.1 401 "), "{path}: {answer}");
@@ -41,7 +44,16 @@ async fn every_path_needs_the_token_and_the_runner_ends_when_asked() {
         }
         let health = get(&address, "/health", "authorization: Bearer t0ken\r\n").await;
         assert!(health.starts_with("HTTP/1.1 200 ") && health.contains("\"boot\""), "{health}");
+        // With the token it is a WebSocket; it ends with the runner.
+        let mut request = format!("ws://{address}/v1/calls").into_client_request().expect("a request");
+        request.headers_mut().insert("authorization", "Bearer t0ken".parse().expect("a header"));
+        let stream = TcpStream::connect(&address).await.expect("connects");
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.expect("opens");
+        socket.send(Message::text("{}")).await.expect("sent");
+        let refused = socket.next().await.expect("open").expect("a message");
+        assert!(refused.to_text().is_ok_and(|text| text.contains("\"invalid_args\"")), "{refused}");
         ending.cancel();
+        while let Some(Ok(_)) = socket.next().await {}
     };
     let both = async { tokio::join!(running, visit) };
     let (ended, ()) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("in time");

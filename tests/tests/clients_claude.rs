@@ -8,8 +8,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tests::clients::programs::{self, Claude, Entry};
 use tests::clients::{Model, Turn};
+use tests::peer::PATIENCE;
 use tests::person::Person;
 use tests::{World, fixture};
+use tokio::time::Instant;
 
 /// Deploys the Python fixture in a version. Returns when it serves.
 async fn deploy(world: &World, name: &str, version: &str) {
@@ -26,6 +28,9 @@ fn mesh_entry(who: &Person) -> Entry {
 fn native_entry(who: &Person, service: &str) -> Entry {
     programs::mesh_entry(&format!("mesh-{service}"), who, &["--service", service])
 }
+
+/// How Claude Code itself refuses a call.
+const NO_SUCH_TOOL: &str = "No such tool available";
 
 /// A session of Claude Code, and the model that drives it.
 struct Session {
@@ -48,6 +53,33 @@ impl Session {
         let outcome = turn.outcome();
         assert!(!outcome.is_error && outcome.text == text, "{tool} says `{text}`: {outcome:?}");
         turn
+    }
+
+    /// Calls a tool of something that is gone until Claude Code has noticed: it lists again and refuses the call itself, but goes on
+    /// naming the tool to the model.
+    async fn fails(&self, mut turn: Turn, tool: &str) -> Turn {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            turn = self.model.call(turn, tool, json!({})).await;
+            assert!(turn.outcome().is_error, "{tool} fails: {:?}", turn.outcome());
+            if turn.outcome().text.contains(NO_SUCH_TOOL) {
+                return turn;
+            }
+            assert!(Instant::now() < end, "{tool} is still listed: {:?}", turn.outcome());
+        }
+    }
+
+    /// As [`Self::says`], once Claude Code has listed the tool again.
+    async fn says_again(&self, mut turn: Turn, tool: &str, arguments: Value, text: &str) -> Turn {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            turn = self.model.call(turn, tool, arguments.clone()).await;
+            if !turn.outcome().is_error {
+                assert_eq!(turn.outcome().text, text);
+                return turn;
+            }
+            assert!(Instant::now() < end, "{tool} does not come back: {:?}", turn.outcome());
+        }
     }
 
     async fn end(mut self, turn: Turn) {
@@ -78,15 +110,14 @@ async fn tools_of_the_mesh_follow_what_happens_to_services_during_a_session() {
         let of = |service: &str, tool: &str| format!("mcp__claudemesh__svc__{service}__{tool}");
         let echo = of("alpha", "echo");
         let text = json!({ "text": "hi" });
-        let model = &session.model;
-        let turn = model.until(turn, "alpha is listed", BUSY, |turn| turn.offers(&echo)).await;
+        let turn = session.model.until(turn, "alpha is listed", BUSY, |turn| turn.offers(&echo)).await;
         let turn = session.says(turn, &echo, text.clone(), "hi").await;
         let turn = session.says(turn, &of("alpha", "version"), json!({}), "one").await;
 
         // Somebody deploys another one.
         deploy(world, "beta", "one").await;
         let beta = of("beta", "version");
-        let turn = model.until(turn, "beta is listed", BUSY, |turn| turn.offers(&beta)).await;
+        let turn = session.model.until(turn, "beta is listed", BUSY, |turn| turn.offers(&beta)).await;
         let turn = session.says(turn, &beta, json!({}), "one").await;
 
         // An update is there with the next call.
@@ -95,14 +126,14 @@ async fn tools_of_the_mesh_follow_what_happens_to_services_during_a_session() {
 
         // Its owner keeps it for themselves, and shares it again.
         world.owner.ok(["scope", "beta", "--peer"]).await;
-        let turn = model.until(turn, "beta is gone", BUSY, |turn| !turn.offers(&beta)).await;
+        let turn = session.fails(turn, &beta).await;
         world.owner.ok(["scope", "beta", "--mesh-wide"]).await;
-        let turn = model.until(turn, "beta is back", BUSY, |turn| turn.offers(&beta)).await;
-        let turn = session.says(turn, &beta, json!({}), "two").await;
+        let turn = session.says_again(turn, &beta, json!({}), "two").await;
 
         // A crash fails its own call and no other.
-        let turn = model.call(turn, &of("alpha", "crash"), json!({})).await;
-        assert!(turn.outcome().is_error, "{:?}", turn.outcome());
+        let turn = session.model.call(turn, &of("alpha", "crash"), json!({})).await;
+        let outcome = turn.outcome();
+        assert!(outcome.is_error && !outcome.text.contains(NO_SUCH_TOOL), "{outcome:?}");
         let turn = session.says(turn, &echo, text.clone(), "hi").await;
 
         // A killed broker comes back.
@@ -111,11 +142,11 @@ async fn tools_of_the_mesh_follow_what_happens_to_services_during_a_session() {
         let turn = session.says(turn, &echo, text.clone(), "hi").await;
         deploy(world, "gamma", "one").await;
         let gamma = of("gamma", "version");
-        let turn = model.until(turn, "gamma is listed", BUSY, |turn| turn.offers(&gamma)).await;
+        let turn = session.model.until(turn, "gamma is listed", BUSY, |turn| turn.offers(&gamma)).await;
         let turn = session.says(turn, &gamma, json!({}), "one").await;
 
         world.owner.ok(["rm", "gamma"]).await;
-        let turn = model.until(turn, "gamma is gone", BUSY, |turn| !turn.offers(&gamma)).await;
+        let turn = session.fails(turn, &gamma).await;
         session.end(turn).await;
     })
     .await;
@@ -133,9 +164,7 @@ async fn a_service_as_a_server_of_its_own_follows_what_happens_to_it() {
         let ana = world.join("ana", &[]).await;
         let entries = [native_entry(&ana, "alpha"), native_entry(&ana, "beta")];
         let (session, turn) = Session::start(&clients, &world.folder("claude"), &entries).await;
-        let model = &session.model;
         let (echo, version) = ("mcp__mesh-alpha__echo", "mcp__mesh-alpha__version");
-        let busy = "mcp__mesh-beta__pid";
         let text = json!({ "text": "hi" });
         let turn = session.says(turn, echo, text.clone(), "hi").await;
 
@@ -143,12 +172,13 @@ async fn a_service_as_a_server_of_its_own_follows_what_happens_to_it() {
         let turn = session.says(turn, version, json!({}), "two").await;
 
         world.owner.ok(["scope", "alpha", "--peer"]).await;
-        let turn = model.until(turn, "alpha is gone", busy, |turn| !turn.offers(echo)).await;
+        let turn = session.fails(turn, echo).await;
         world.owner.ok(["scope", "alpha", "--mesh-wide"]).await;
-        let turn = model.until(turn, "alpha is back", busy, |turn| turn.offers(echo)).await;
+        let turn = session.says_again(turn, echo, text.clone(), "hi").await;
 
-        let turn = model.call(turn, "mcp__mesh-alpha__crash", json!({})).await;
-        assert!(turn.outcome().is_error, "{:?}", turn.outcome());
+        let turn = session.model.call(turn, "mcp__mesh-alpha__crash", json!({})).await;
+        let outcome = turn.outcome();
+        assert!(outcome.is_error && !outcome.text.contains(NO_SUCH_TOOL), "{outcome:?}");
         let turn = session.says(turn, echo, text.clone(), "hi").await;
 
         world.kill_9_broker().await;

@@ -106,7 +106,8 @@ fn json(path: &Path) -> Value {
 const CLAUDE: &str = "{\n  \"numStartups\": 3,\n  \"mcpServers\": {},\n  \"projects\": {\"/x\": {\"mcpServers\": {\"a\": {\"command\": \
                       \"npx\", \"env\": {\"A_TOKEN\": \"hunter2-hunter2\"}}}}}\n}\n";
 const CODEX: &str = "# mine\nmodel = \"m\"\n\n[mcp_servers.a]\ncommand = \"x\" # why\n";
-const OPENCODE: &str = "{\n\t// mine\n\t\"mcp\": {\n\t\t\"a\": {\"type\": \"remote\", \"url\": \"https://a.b\"},\n\t},\n}\n";
+const OPENCODE: &str =
+    "{\n\t// mine\n\t\"mcp\": {\n\t\t\"a\": {\"type\": \"remote\", \"url\": \"https://a.b\"},\n\t},\n}\n";
 
 #[tokio::test]
 async fn every_client_is_connected_once_and_gets_its_own_text_back() {
@@ -138,7 +139,8 @@ async fn every_client_is_connected_once_and_gets_its_own_text_back() {
 #[tokio::test]
 async fn what_the_person_wrote_since_stays_when_the_mesh_goes() {
     let home = Home::new();
-    let path = home.write(".cursor/mcp.json", "{\n  \"mcpServers\": {\n    \"a\": {\"command\": \"x\"}\n  }\n}\n");
+    let path =
+        home.write(".cursor/mcp.json", "{\n  \"mcpServers\": {\n    \"a\": {\"command\": \"x\"}\n  }\n}\n");
     home.ok(&["connect", "cursor", "--yes"]).await;
     let since = fs::read_to_string(&path).unwrap().replace("\"x\"", "\"y\" /* new */");
     fs::write(&path, since).unwrap();
@@ -152,13 +154,17 @@ async fn what_the_person_wrote_since_stays_when_the_mesh_goes() {
 #[tokio::test]
 async fn claude_code_also_gets_hooks_and_a_status_line_unless_it_has_one() {
     let home = Home::new();
-    let settings = home.write(".claude/settings.json", "{\"statusLine\": {\"type\": \"command\", \"command\": \"mine\"}}\n");
+    let settings = home
+        .write(".claude/settings.json", "{\"statusLine\": {\"type\": \"command\", \"command\": \"mine\"}}\n");
     home.ok(&["connect", "claude-code", "--yes"]).await;
     let written = json(&settings);
     assert_eq!(written["statusLine"]["command"], "mine");
-    for (event, status) in
-        [("SessionStart", "idle"), ("UserPromptSubmit", "working"), ("Stop", "idle"), ("Notification", "needs-input")]
-    {
+    for (event, status) in [
+        ("SessionStart", "idle"),
+        ("UserPromptSubmit", "working"),
+        ("Stop", "idle"),
+        ("Notification", "needs-input"),
+    ] {
         let command = written["hooks"][event][0]["hooks"][0]["command"].as_str().unwrap();
         assert!(command.ends_with(&format!(" hook {status}")), "{command}");
     }
@@ -192,11 +198,9 @@ async fn a_file_that_can_not_be_read_is_left_alone_and_named_with_its_line() {
     home.write(".codex/config.toml", "a = 1\nb = = 2\n");
     home.write(".cursor/mcp.json", "{\"mcpServers\": {\"claudemesh\": {\"command\": \"somebody-else\"}}}");
     let before = home.all();
-    for (client, words) in [
-        ("gemini", "line 3, column 8"),
-        ("codex", "line 2, column 5"),
-        ("cursor", "not claudemesh's"),
-    ] {
+    for (client, words) in
+        [("gemini", "line 3, column 8"), ("codex", "line 2, column 5"), ("cursor", "not claudemesh's")]
+    {
         let said = home.refused(&["connect", client, "--yes"]).await;
         assert!(said.contains(words), "{client}: {said}");
     }
@@ -249,7 +253,9 @@ fn installed(name: &str) -> Option<PathBuf> {
 #[tokio::test]
 async fn the_real_clients_read_what_was_written() {
     let home = Home::new();
-    for (client, program) in [("claude-code", "claude"), ("codex", "codex"), ("gemini", "gemini"), ("opencode", "opencode")] {
+    for (client, program) in
+        [("claude-code", "claude"), ("codex", "codex"), ("gemini", "gemini"), ("opencode", "opencode")]
+    {
         let Some(path) = installed(program) else { continue };
         home.ok(&["connect", client, "--yes"]).await;
         let mut command = Command::new(path);

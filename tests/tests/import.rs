@@ -82,7 +82,9 @@ async fn a_server_of_two_clients_is_hosted_once_and_can_be_put_back() {
         let names: Vec<&str> =
             services["services"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["my-keeper"]);
-        let held = async |name: &str| world.owner.peer().await.call_text("my-keeper", "digest", json!({ "name": name })).await;
+        let held = async |name: &str| {
+            world.owner.peer().await.call_text("my-keeper", "digest", json!({ "name": name })).await
+        };
         for (name, value) in [("API_TOKEN", MARK), ("PLAIN", "from the environment"), ("LANG", "C")] {
             assert_eq!(held(name).await, hex::encode(Sha256::digest(value)), "{name}");
         }
@@ -115,7 +117,8 @@ async fn a_server_that_does_not_come_up_stays_where_it_is() {
     World::scene(async |world| {
         let files = [("index.js", "process.exit(3);\n"), ("package.json", fixture::NODE_PACKAGE)];
         let folder = fixture::write_tree(&world.folder("dead-server"), &files);
-        let entry = json!({ "mcpServers": { "dead": { "command": "node", "args": [folder.join("index.js")] } } });
+        let entry =
+            json!({ "mcpServers": { "dead": { "command": "node", "args": [folder.join("index.js")] } } });
         let path = write(world.owner.home.join(".claude.json"), &entry.to_string());
         let before = read(&path);
         let said = run(world, &["import", "--yes", "--only", "dead"], false).await;

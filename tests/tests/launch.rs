@@ -132,7 +132,9 @@ async fn a_session_has_entries_for_what_serves_and_leaves_nothing_behind() {
         assert_ne!(one.config_path(), two.config_path());
         assert_ne!(env["CLAUDEMESH_SESSION_ID"], two.variables()["CLAUDEMESH_SESSION_ID"]);
         assert!(two.servers().contains_key("claudemesh-channel"));
-        assert!(two.read("argv").contains("--dangerously-load-development-channels=server:claudemesh-channel\n"));
+        assert!(
+            two.read("argv").contains("--dangerously-load-development-channels=server:claudemesh-channel\n")
+        );
         assert!(!two.read("argv").contains("--session-id"), "claude knows which session it continues");
         two.tell_to_end();
         let (gone, kept) = (two.config_path(), one.config_path());
@@ -141,7 +143,9 @@ async fn a_session_has_entries_for_what_serves_and_leaves_nothing_behind() {
         one.tell_to_end();
         assert_eq!(one.code().await, Some(3));
         assert_eq!(left_in(&world.owner.config), 0);
-        assert!(!world.owner.home.join(".claude.json").exists() && !world.owner.home.join(".claude").exists());
+        assert!(
+            !world.owner.home.join(".claude.json").exists() && !world.owner.home.join(".claude").exists()
+        );
     })
     .await;
 }

@@ -202,7 +202,8 @@ async fn a_scope_gives_tools_and_takes_them_away() {
         assert!(!has(&other.tools().await, "svc__echo__echo"));
         let path = fixture_path(world, "echo");
         owner.says("mesh_mcp_deploy", json!({ "server_name": "echo", "path": path })).await;
-        let wrong = owner.refuses("mesh_mcp_scope", json!({ "server_name": "echo", "scope": "everyone" })).await;
+        let wrong =
+            owner.refuses("mesh_mcp_scope", json!({ "server_name": "echo", "scope": "everyone" })).await;
         assert!(wrong.contains("scope must be"), "{wrong}");
 
         owner.says("mesh_mcp_scope", json!({ "server_name": "echo", "scope": "mesh" })).await;
@@ -277,7 +278,8 @@ async fn a_server_of_this_machine_is_lent_while_the_session_lives() {
         let mut host = Client::legacy(&world.owner, "host", &[]).await;
         let mut other = Client::legacy(&bo, "bo", &[]).await;
         let script = fixture::python_folder(&world.folder("lent")).join("server.py");
-        let lend = json!({ "server_name": "local", "description": "A fixture.", "command": ["python3", script] });
+        let lend =
+            json!({ "server_name": "local", "description": "A fixture.", "command": ["python3", script] });
         assert!(host.says("mesh_mcp_register", lend).await.contains("local is lent"));
         other.tools_until("local is there", |tools| has(tools, "svc__local__echo")).await;
         assert_eq!(other.says("svc__local__echo", json!({ "text": "lent" })).await, "lent");
@@ -298,12 +300,15 @@ async fn an_agent_answers_the_calls_of_a_server_that_it_lends() {
         let mut channel = Client::legacy(&world.owner, "host", &["--channel"]).await;
         channel.hears("notifications/claude/channel", |params| params["meta"]["kind"] == "welcome").await;
         let mut other = Client::legacy(&bo, "bo", &[]).await;
-        let tool = json!({ "name": "ask", "description": "Asks the agent", "inputSchema": { "type": "object" } });
+        let tool =
+            json!({ "name": "ask", "description": "Asks the agent", "inputSchema": { "type": "object" } });
         let lend = json!({ "server_name": "agent", "description": "An agent.", "tools": [tool] });
         host.says("mesh_mcp_register", lend).await;
         let question = json!({ "server_name": "agent", "tool_name": "ask", "args": { "q": "why?" } });
         let (answer, ()) = tokio::join!(other.says("mesh_tool_call", question), async {
-            let pushed = channel.hears("notifications/claude/channel", |params| params["meta"]["kind"] == "call").await;
+            let pushed = channel
+                .hears("notifications/claude/channel", |params| params["meta"]["kind"] == "call")
+                .await;
             assert!(pushed["content"].as_str().unwrap().contains("why?"), "{pushed}");
             let call_id = pushed["meta"]["call_id"].as_str().unwrap();
             let waiting = host.says("mesh_mcp_calls", json!({ "wait_s": 25 })).await;
@@ -348,7 +353,11 @@ async fn the_channel_pushes_what_happens_and_speaks_the_legacy_era_only() {
 #[tokio::test]
 async fn without_a_mesh_every_call_says_what_to_run() {
     let folder = tempfile::tempdir().unwrap();
-    let nobody = Person { name: "nobody".into(), config: folder.path().join("config"), home: folder.path().to_owned() };
+    let nobody = Person {
+        name: "nobody".into(),
+        config: folder.path().join("config"),
+        home: folder.path().to_owned(),
+    };
     for flags in [&[][..], &["--service", "echo"], &["--channel"]] {
         let mut client = Client::legacy(&nobody, "none", flags).await;
         assert_eq!(client.tools().await.len(), 1, "{flags:?}");

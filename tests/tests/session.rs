@@ -29,7 +29,8 @@ impl Proxy {
         let stdin = child.stdin.take().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut proxy = Self { child, stdin, lines, next: 1 };
-        let params = json!({"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}});
+        let params =
+            json!({"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"0"}});
         proxy.request("initialize", params).await;
         proxy.send(&json!({"jsonrpc":"2.0","method":"notifications/initialized"})).await;
         proxy
@@ -111,9 +112,10 @@ async fn the_processes_of_a_session_are_one_peer_and_outlive_their_link_holder_a
         world.kill_9_broker().await;
         world.up().await;
         for (n, other) in others.iter_mut().enumerate() {
+            let text = n.to_string();
             eventually("calls work again", async || {
-                let answer = other.call("echo", json!({ "text": n.to_string() })).await;
-                (answer["result"]["content"][0]["text"] == n.to_string()).then_some(())
+                let answer = other.call("echo", json!({ "text": text })).await;
+                (answer["result"]["content"][0]["text"] == text.as_str()).then_some(())
             })
             .await;
         }
@@ -128,7 +130,8 @@ async fn the_processes_of_a_session_are_one_peer_and_outlive_their_link_holder_a
             drop(stdin);
             timeout(PATIENCE, child.wait()).await.expect("it ends with its client").unwrap();
         }
-        eventually("the session has left", async || (presences(&peer, "s-one").await == 0).then_some(())).await;
+        eventually("the session has left", async || (presences(&peer, "s-one").await == 0).then_some(()))
+            .await;
         let said = world.owner.command(["status-line"]).env("CLAUDEMESH_SESSION_ID", "s-one").output().await;
         assert!(String::from_utf8(said.unwrap().stdout).unwrap().ends_with("· offline\n"));
         let run = std::fs::read_dir(world.owner.config.join("run")).unwrap();

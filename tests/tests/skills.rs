@@ -23,8 +23,14 @@ async fn a_skill_goes_from_folder_to_folder_through_the_mesh() {
 
         let list = world.owner.json(["skill", "ls", "MERGE"]).await;
         let skill = &list["skills"][0];
-        assert_eq!((&skill["name"], &skill["author"], &skill["tags"]), (&json!("review"), &json!("Bo"), &json!(["code", "care"])));
-        assert_eq!(skill["manifest"], json!({"allowed_tools": ["Read", "Grep"], "when_to_use": "before a merge"}));
+        assert_eq!(
+            (&skill["name"], &skill["author"], &skill["tags"]),
+            (&json!("review"), &json!("Bo"), &json!(["code", "care"]))
+        );
+        assert_eq!(
+            skill["manifest"],
+            json!({"allowed_tools": ["Read", "Grep"], "when_to_use": "before a merge"})
+        );
         let shown = world.owner.ok(["skill", "show", "review"]).await;
         assert!(shown.contains("# Look twice") && shown.contains("scripts/run.sh"), "{shown}");
 
@@ -52,14 +58,22 @@ async fn a_skill_goes_from_folder_to_folder_through_the_mesh() {
 async fn a_skill_comes_from_a_repository() {
     World::scene(async |world| {
         let host = GitHost::start(world.folder("git")).await;
-        host.commit("tools", &[("README.md", "x"), ("skills/review/SKILL.md", MAIN), ("skills/review/a.md", "a")]).await;
+        host.commit(
+            "tools",
+            &[("README.md", "x"), ("skills/review/SKILL.md", MAIN), ("skills/review/a.md", "a")],
+        )
+        .await;
         let url = host.url("tools");
         world.owner.ok(["skill", "share", "skills/review", "--git", &url]).await;
         let skill = world.owner.json(["skill", "show", "review"]).await;
         assert_eq!(skill["files"][0]["path"], "a.md");
         assert_eq!(world.owner.refused(["skill", "share", "--git", &url]).await.exit, 2);
         assert_eq!(
-            world.owner.refused(["skill", "share", "skills/review", "--git", &url, "--ref", "none"]).await.code,
+            world
+                .owner
+                .refused(["skill", "share", "skills/review", "--git", &url, "--ref", "none"])
+                .await
+                .code,
             "ref_not_found"
         );
         let outside = world.owner.refused(["skill", "share", "--git", "file:///etc"]).await;

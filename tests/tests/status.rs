@@ -44,7 +44,8 @@ async fn what_hooks_say_is_seen_by_the_others() {
         let bo = world.join("Bo", &[]).await;
         let _one = session(&bo, "one", "/work/a").await;
         let _two = session(&bo, "two", "/work/b").await;
-        let input = json!({"session_id": "of the agent", "cwd": "/work/b", "hook_event_name": "Stop"}).to_string();
+        let input =
+            json!({"session_id": "of the agent", "cwd": "/work/b", "hook_event_name": "Stop"}).to_string();
         hook(&bo, &["working"], &[("CLAUDEMESH_SESSION_ID", "one")], &input).await;
         assert_eq!(status_of(world, "one").await, "working");
         assert_eq!(status_of(world, "two").await, "idle");
@@ -97,8 +98,7 @@ async fn a_hook_without_input_does_not_wait_for_it() {
     World::scene(async |world| {
         let _one = session(&world.owner, "one", "/work/a").await;
         let mut command = world.owner.command(["hook", "working"]);
-        let mut child =
-            command.env("CLAUDEMESH_SESSION_ID", "one").stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = command.env("CLAUDEMESH_SESSION_ID", "one").stdin(Stdio::piped()).spawn().unwrap();
         // Held open until it has ended.
         let stdin = child.stdin.take();
         let status = tokio::time::timeout(tests::peer::PATIENCE, child.wait()).await.expect("ends").unwrap();

@@ -92,6 +92,11 @@ fn live_frames() {
         own: false,
     };
     golden("mcp_list_result", &McpListResult { servers: vec![online, offline] });
+}
+
+#[test]
+fn frames_of_calls_that_are_forwarded() {
+    let server_name = || "db".to_owned();
     let call_id = || "0f2c".to_owned();
     golden(
         "mcp_call_forward",

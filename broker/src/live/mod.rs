@@ -19,7 +19,7 @@ pub use call::{LiveError, call};
 pub use table::Live;
 
 use self::registration::Offer;
-use self::table::{Entry, Place};
+use self::table::{Entry, Left, Place};
 use crate::app::Broker;
 use crate::clock;
 use crate::error::{FrameError, shown};
@@ -186,7 +186,7 @@ pub async fn unregister(
 /// The connection ended: what it lends goes, or is offline from now on, and who waits for its answers is told.
 pub fn host_left(broker: &Broker, presence: &Presence) {
     let now = clock::now_ms();
-    let (gone, away) = broker.live.host_left(&presence.mesh, presence.conn, now);
+    let Left { gone, away } = broker.live.host_left(&presence.mesh, presence.conn, now);
     for (name, lender) in gone {
         let key = ServiceKey { mesh: presence.mesh.clone(), name };
         tell_gone(broker, &key, &lender, |other| other.conn != presence.conn);

@@ -61,6 +61,14 @@ impl Entry {
     }
 }
 
+/// What a host leaves behind.
+pub struct Left {
+    /// Names and lenders.
+    pub gone: Vec<(ServiceName, String)>,
+    /// Offline from now on: names and registrations.
+    pub away: Vec<(ServiceName, i64)>,
+}
+
 struct Asked {
     host: ConnId,
     answer: oneshot::Sender<McpCallResponse>,
@@ -166,21 +174,22 @@ impl Live {
     fn take_out(&self, mesh: &MeshId, goes: impl Fn(&Entry) -> bool) -> Vec<(ServiceName, String)> {
         let mut shelves = locked(&self.shelves);
         let Some(shelf) = shelves.get_mut(mesh) else { return Vec::new() };
-        let gone = shelf.extract_if(.., |_, entry| goes(entry));
-        let gone = gone.map(|(name, entry)| (name, entry.lender)).collect();
+        let mut gone = Vec::new();
+        shelf.retain(|name, entry| {
+            let stays = !goes(entry);
+            if !stays {
+                gone.push((name.clone(), entry.lender.clone()));
+            }
+            stays
+        });
         if shelf.is_empty() {
             shelves.remove(mesh);
         }
         gone
     }
 
-    /// The host's connection ended. Answers what is gone (with its lender) and what is offline from now on (with its registration).
-    pub fn host_left(
-        &self,
-        mesh: &MeshId,
-        conn: ConnId,
-        now: i64,
-    ) -> (Vec<(ServiceName, String)>, Vec<(ServiceName, i64)>) {
+    /// The host's connection ended.
+    pub fn host_left(&self, mesh: &MeshId, conn: ConnId, now: i64) -> Left {
         let mut away = Vec::new();
         if let Some(shelf) = locked(&self.shelves).get_mut(mesh) {
             for (name, entry) in shelf.iter_mut().filter(|(_, entry)| entry.persistent && entry.is_of(conn)) {
@@ -191,7 +200,7 @@ impl Live {
         let gone = self.take_out(mesh, |entry| entry.is_of(conn));
         // After that: a call that is not ended here finds out that its host is gone.
         locked(&self.asked).retain(|_, asked| asked.host != conn);
-        (gone, away)
+        Left { gone, away }
     }
 
     /// As `member` sees them, by name.

@@ -159,12 +159,13 @@ impl Connection {
         self.presence.outbox.refuse(req_id, FrameError::new(code, message)).await;
     }
 
-    async fn route(&mut self, kind: &str, asked: Asked, text: &str) -> Result<(), FrameError> {
-        use handlers::{calls, hosting, listen, logs, mesh, vault};
+    /// What waits for a server, and what is said to it meanwhile. `false`: another kind of frame.
+    fn route_call(&mut self, kind: &str, asked: &Asked, text: &str) -> Result<bool, FrameError> {
+        use handlers::{calls, listen, logs};
         match kind {
             "mcp_call" => {
                 let call = body(text)?;
-                self.detach(&asked.clone(), |cancel| calls::tool(asked, call, cancel))
+                self.detach(asked, |cancel| calls::tool(asked.clone(), call, cancel))?;
             }
             "mcp_request" => {
                 let request: McpRequest = body(text)?;
@@ -172,21 +173,29 @@ impl Connection {
                 let asks = request.asks && asked.req_id.is_some();
                 let (sender, answers) = asks.then(|| mpsc::channel(MAX_ANSWERS)).unzip();
                 let begin = |cancel| calls::request(asked.clone(), request, answers, cancel);
-                self.detach_asking(&asked, sender, begin)
+                self.detach_asking(asked, sender, begin)?;
             }
-            "mcp_ask_answer" => self.pass_on(body(text)?),
+            "mcp_ask_answer" => self.pass_on(body(text)?)?,
             "mcp_listen" => {
                 let wanted = body(text)?;
-                self.detach(&asked.clone(), |cancel| listen::listen(asked, wanted, cancel))
-            }
-            "mcp_cancel" => {
-                self.cancel(&body(text)?);
-                Ok(())
+                self.detach(asked, |cancel| listen::listen(asked.clone(), wanted, cancel))?;
             }
             "mcp_logs" => {
-                let logs = body(text)?;
-                self.detach(&asked.clone(), |cancel| logs::logs(asked, logs, cancel))
+                let wanted = body(text)?;
+                self.detach(asked, |cancel| logs::logs(asked.clone(), wanted, cancel))?;
             }
+            "mcp_cancel" => self.cancel(&body(text)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    async fn route(&mut self, kind: &str, asked: Asked, text: &str) -> Result<(), FrameError> {
+        use handlers::{hosting, mesh, vault};
+        if self.route_call(kind, &asked, text)? {
+            return Ok(());
+        }
+        match kind {
             "mcp_deploy" => self.change(asked.clone(), hosting::deploy(&asked, body(text)?).await?).await,
             "mcp_update" => self.change(asked.clone(), hosting::update(&asked, body(text)?).await?).await,
             "mcp_rollback" => self.change(asked.clone(), hosting::rollback(&asked, body(text)?).await?).await,

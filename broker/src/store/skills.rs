@@ -48,8 +48,7 @@ const PUT_FILE: &str =
 const AUTHOR: &str = "SELECT author FROM skill WHERE mesh_id = $1 AND name = $2";
 const FIND: &str = "SELECT name, author, description, tags, manifest, size, created_at, instructions FROM skill \
     WHERE mesh_id = $1 AND name = $2";
-const FILES: &str =
-    "SELECT path, content, executable FROM skill_file WHERE mesh_id = $1 AND name = $2";
+const FILES: &str = "SELECT path, content, executable FROM skill_file WHERE mesh_id = $1 AND name = $2";
 const LIST: &str = "SELECT name, author, description, tags, manifest, size, created_at, '' AS instructions FROM skill \
     WHERE mesh_id = $1";
 const PATHS: &str = "SELECT name, path FROM skill_file WHERE mesh_id = $1";

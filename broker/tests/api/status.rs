@@ -133,9 +133,9 @@ async fn a_hook_that_is_not_signed_or_not_well_formed_is_refused() {
     );
     assert_eq!(code(hook(&world, (2, own.1), good.clone()).await), refusal(401, "bad_signature"));
     let long = json!({"cwd": "", "status": "idle", "session_id": "x".repeat(257)});
-    for bad in [
-        long,
-        json!({"status": "idle"}), json!({"cwd": "/a"}), json!({"cwd": "/a", "status": "asleep"})] {
+    for bad in
+        [long, json!({"status": "idle"}), json!({"cwd": "/a"}), json!({"cwd": "/a", "status": "asleep"})]
+    {
         assert_eq!(code(hook(&world, own, bad).await), refusal(400, "invalid_args"));
     }
     let large = json!({"cwd": "x".repeat(20_000), "status": "idle"});

@@ -33,6 +33,8 @@ pub async fn launch(here: &Here, args: &LaunchArgs) -> Result<u8, Failure> {
     let entry = here.entry()?;
     if let Some(groups) = &args.groups {
         parse_groups(groups).map_err(|e| Failure::user(e.to_string()))?;
+    } else if args.role.is_some() {
+        return Err(Failure::user("--role is the role in the groups of --groups, and there are none"));
     }
     let claude = find_claude()?;
     let (session_id, is_new) = match session_of(&args.args) {
@@ -143,16 +145,13 @@ async fn services(here: &Here) -> Vec<String> {
 
 /// Until it has ended. SIGINT and SIGQUIT come from the terminal, which sends them to both of us: they are its to obey.
 async fn run(mut command: Command, claude: &Path) -> Result<ExitStatus, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|e| Failure::platform(format!("cannot listen to signals: {e}")))
-    };
+    let listen = |kind| signal(kind).map_err(|e| Failure::platform(format!("cannot listen to signals: {e}")));
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;
     let _interrupt = listen(SignalKind::interrupt())?;
     let _quit = listen(SignalKind::quit())?;
-    let mut child = command
-        .spawn()
-        .map_err(|e| Failure::platform(format!("cannot start {}: {e}", claude.display())))?;
+    let mut child =
+        command.spawn().map_err(|e| Failure::platform(format!("cannot start {}: {e}", claude.display())))?;
     loop {
         tokio::select! {
             status = child.wait() => {
@@ -182,13 +181,12 @@ mod tests {
 
     #[test]
     fn the_users_own_choice_of_a_session_is_kept() {
-        let chosen = |line: &str| {
-            match session_of(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()) {
+        let chosen =
+            |line: &str| match session_of(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()) {
                 Chosen::New => "new".to_owned(),
                 Chosen::Known(id) => id,
                 Chosen::Unknown => "unknown".to_owned(),
-            }
-        };
+            };
         let id = "0b8e1f8e-6c0d-4a5e-9c43-0f4f7f6b2a11";
         assert_eq!(chosen("-p hello"), "new");
         assert_eq!(chosen(&format!("--resume {id} -p x")), id);

@@ -29,7 +29,13 @@ pub async fn mcp(here: Result<Here, Failure>, args: &McpArgs) -> Result<(), Fail
             let announce = session.announce(None, PEER_TYPE, CHANNEL);
             let place = session.place(&here.config_folder);
             let connection = Connection::join(membership.clone(), announce, &place);
-            serve(&here, args, Member { connection, folder: here.config_folder.clone(), entry, membership }, stop).await;
+            serve(
+                &here,
+                args,
+                Member { connection, folder: here.config_folder.clone(), entry, membership },
+                stop,
+            )
+            .await;
         }
         Err(failure) => {
             let eras = if args.channel { Eras::LegacyOnly } else { Eras::Both };
@@ -93,7 +99,9 @@ fn skill(source: SkillSource) -> Reading {
     Box::pin(async move {
         let read = match source {
             SkillSource::Path(path) => super::skill::read(Some(&path), None).await,
-            SkillSource::Git { url, reference } => super::skill::read(None, Some((&url, reference.as_deref()))).await,
+            SkillSource::Git { url, reference } => {
+                super::skill::read(None, Some((&url, reference.as_deref()))).await
+            }
         };
         read.map_err(|failure| text(&failure))
     })

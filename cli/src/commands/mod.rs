@@ -82,7 +82,12 @@ pub async fn run(here: &Here, command: Command) -> Result<u8, Failure> {
         Command::Member(args) => people::member(here, &args).await?,
         Command::Doctor(args) => return doctor::doctor(here, &args).await,
         Command::Version => version(here)?,
-        Command::Mcp(_) | Command::Up(_) | Command::Down(_) | Command::Broker(_) | Command::Backup(_) | Command::Restore(_) => {
+        Command::Mcp(_)
+        | Command::Up(_)
+        | Command::Down(_)
+        | Command::Broker(_)
+        | Command::Backup(_)
+        | Command::Restore(_) => {
             return Err(Failure::platform("a role is not a command"));
         }
     }

@@ -104,12 +104,14 @@ async fn bundle(path: Option<&Path>, git: Option<(&str, Option<&str>)>) -> Resul
 fn frame(bundle: Bundle, name: Option<String>) -> Result<ShareSkill, Failure> {
     let Bundle { text, files, folder } = bundle;
     let (mut head, instructions) = front::split(&text);
-    let name = name.or_else(|| front::take_text(&mut head, "name")).or(folder);
+    let written = front::take_text(&mut head, "name");
+    let name = name.or(written).or(folder);
     let name = name.ok_or_else(|| Failure::user("SKILL.md does not say what the skill is called"))?;
     if ServiceName::parse(&name).is_err() {
         let message = format!("`{name}` is not a name: letters, digits, `-` and `_`, at most 64");
-        return Err(Failure::of_code(ErrorCode::InvalidName, message)
-            .with_cure("Give another one with --name."));
+        return Err(
+            Failure::of_code(ErrorCode::InvalidName, message).with_cure("Give another one with --name.")
+        );
     }
     let description = front::take_text(&mut head, "description").ok_or_else(|| {
         Failure::user("SKILL.md does not describe the skill")

@@ -119,7 +119,8 @@ pub fn event(event: &str, data: &RawJson) -> Option<Notice> {
         "mcp_scope_changed" => {
             let McpScopeChanged { name: service, scope, by } = read(data)?;
             let scope = short(&serde_json::to_string(&scope).unwrap_or_default());
-            let text = format!("[SERVICE] scope of \"{}\" changed to {scope} by {}", name(&service), name(&by));
+            let text =
+                format!("[SERVICE] scope of \"{}\" changed to {scope} by {}", name(&service), name(&by));
             (("service", service), text)
         }
         "mcp_crashed" => {
@@ -174,7 +175,9 @@ fn other(event: &str, data: &RawJson) -> Option<((&'static str, String), String)
 }
 
 pub fn missed(count: u64) -> Notice {
-    let text = format!("[MESH] {count} events were missed; mesh_mcp_catalog, mesh_mcp_list and list_peers show what is");
+    let text = format!(
+        "[MESH] {count} events were missed; mesh_mcp_catalog, mesh_mcp_list and list_peers show what is"
+    );
     Notice::new("system", text).with("event", "missed")
 }
 
@@ -199,7 +202,8 @@ pub fn call(call: &McpCallForward) -> Notice {
 
 pub fn welcome(mesh: &str, hello: &HelloAck, peers: &[Peer]) -> Notice {
     let names: Vec<String> = peers.iter().take(MAX_PEERS).map(|peer| name(&peer.display_name)).collect();
-    let services: Vec<String> = hello.services.iter().take(MAX_PEERS).map(|service| name(&service.name)).collect();
+    let services: Vec<String> =
+        hello.services.iter().take(MAX_PEERS).map(|service| name(&service.name)).collect();
     let services = if services.is_empty() { "none".to_owned() } else { services.join(", ") };
     let text = format!(
         "[MESH] You are {} in the mesh \"{}\". {} peers are online: {}. Services: {services}.",
@@ -240,8 +244,18 @@ mod tests {
     }
 
     const EVENTS: [&str; 12] = [
-        "mcp_deployed", "mcp_updated", "mcp_undeployed", "mcp_scope_changed", "mcp_crashed", "skill_shared",
-        "skill_removed", "mcp_registered", "mcp_unregistered", "mcp_restored", "peer_joined", "peer_left",
+        "mcp_deployed",
+        "mcp_updated",
+        "mcp_undeployed",
+        "mcp_scope_changed",
+        "mcp_crashed",
+        "skill_shared",
+        "skill_removed",
+        "mcp_registered",
+        "mcp_unregistered",
+        "mcp_restored",
+        "peer_joined",
+        "peer_left",
     ];
 
     /// Whatever members the event has, filled with one text.
@@ -270,9 +284,16 @@ mod tests {
     #[test]
     fn an_event_is_told_in_words() {
         let notice = event("mcp_deployed", &data("weather")).unwrap();
-        assert!(notice.content.starts_with("[SERVICE] \"weather\" deployed (3 tools) by weather."), "{}", notice.content);
+        assert!(
+            notice.content.starts_with("[SERVICE] \"weather\" deployed (3 tools) by weather."),
+            "{}",
+            notice.content
+        );
         let written = notice.written("acme");
-        assert!(written.get().contains(r#""mesh_slug":"acme""#) && written.get().contains(r#""service":"weather""#));
+        assert!(
+            written.get().contains(r#""mesh_slug":"acme""#)
+                && written.get().contains(r#""service":"weather""#)
+        );
     }
 
     #[test]

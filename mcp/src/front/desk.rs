@@ -84,9 +84,10 @@ impl Refusal {
         let (code, text) = match self {
             Self::IdInUse => (code::INVALID_REQUEST, "a request with this id is still running"),
             Self::TooMany => (code::INTERNAL, "too many requests at once"),
-            Self::UnknownState => {
-                (code::INVALID_PARAMS, "the `requestState` is unknown, was used already, or is too old: call again")
-            }
+            Self::UnknownState => (
+                code::INVALID_PARAMS,
+                "the `requestState` is unknown, was used already, or is too old: call again",
+            ),
         };
         Answer::Error(error(code, text))
     }
@@ -159,7 +160,11 @@ impl Desk {
         let is_its = |work: &Work| work.abort.as_ref().is_some_and(|abort| abort.id() == task);
         let found = self.tables().works.iter().find(|(_, work)| is_its(work)).map(|(ticket, _)| *ticket);
         if let Some(ticket) = found {
-            self.finish(peer, ticket, Answer::Error(error(code::INTERNAL, "claudemesh failed at this request")));
+            self.finish(
+                peer,
+                ticket,
+                Answer::Error(error(code::INTERNAL, "claudemesh failed at this request")),
+            );
         }
     }
 

@@ -133,7 +133,8 @@ pub(super) fn level_index(level: &str) -> Option<usize> {
 
 /// Whether a capability, or a member of one, is there and not `false`.
 pub(super) fn declares(capabilities: &RawJson, name: &str, inner: Option<&str>) -> bool {
-    let Some(outer) = Members::read(capabilities.get()).and_then(|c| c.get(name).map(RawValue::to_owned)) else {
+    let Some(outer) = Members::read(capabilities.get()).and_then(|c| c.get(name).map(RawValue::to_owned))
+    else {
         return false;
     };
     let is_on = |value: &RawValue| !matches!(value.get(), "null" | "false");

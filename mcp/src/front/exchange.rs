@@ -162,10 +162,12 @@ impl InputRequired {
             match exchange.ask(request).await {
                 Answer::Result(result) => responses.put(key, result.get()),
                 Answer::Error(refusal) => {
-                    let said = Members::read(refusal.get()).and_then(|e| e.text("message")).unwrap_or_default();
+                    let said =
+                        Members::read(refusal.get()).and_then(|e| e.text("message")).unwrap_or_default();
                     let what = serde_json::from_str::<Bare>(request.get()).map(|bare| bare.method);
                     let what = what.unwrap_or_else(|_| quote(key));
-                    let text = format!("the service asked the client for `{what}`, and the client answered: {said}");
+                    let text =
+                        format!("the service asked the client for `{what}`, and the client answered: {said}");
                     return Err(error(code::INVALID_REQUEST, &text));
                 }
             };

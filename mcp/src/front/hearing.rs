@@ -30,13 +30,17 @@ pub(super) struct Filter {
 
 impl Filter {
     fn granted(self, about: &About) -> Self {
-        let list = |asked: Option<bool>, name| (asked == Some(true)).then(|| declares(&about.capabilities, name, None));
+        let list = |asked: Option<bool>, name| {
+            (asked == Some(true)).then(|| declares(&about.capabilities, name, None))
+        };
         let has_updates = declares(&about.capabilities, "resources", Some("subscribe"));
         Self {
             tools_list_changed: list(self.tools_list_changed, "tools").filter(|on| *on),
             prompts_list_changed: list(self.prompts_list_changed, "prompts").filter(|on| *on),
             resources_list_changed: list(self.resources_list_changed, "resources").filter(|on| *on),
-            resource_subscriptions: self.resource_subscriptions.filter(|uris| has_updates && !uris.is_empty()),
+            resource_subscriptions: self
+                .resource_subscriptions
+                .filter(|uris| has_updates && !uris.is_empty()),
         }
     }
 
@@ -68,8 +72,9 @@ impl Filter {
     /// An update may name a part of what was subscribed.
     fn wants_update(&self, uri: &str) -> bool {
         self.resource_subscriptions.iter().flatten().any(|wanted| {
-            uri.strip_prefix(wanted.as_str())
-                .is_some_and(|rest| rest.is_empty() || wanted.ends_with('/') || rest.starts_with(['/', '#', '?']))
+            uri.strip_prefix(wanted.as_str()).is_some_and(|rest| {
+                rest.is_empty() || wanted.ends_with('/') || rest.starts_with(['/', '#', '?'])
+            })
         })
     }
 }
@@ -174,7 +179,8 @@ impl Hearing {
             return Err(TooMuch::Streams);
         }
         let wanted = self.streams.iter().map(|stream| &stream.filter).chain([&asked]);
-        let uris: usize = wanted.map(|filter| filter.resource_subscriptions.as_ref().map_or(0, Vec::len)).sum();
+        let uris: usize =
+            wanted.map(|filter| filter.resource_subscriptions.as_ref().map_or(0, Vec::len)).sum();
         if uris > MAX_URIS {
             return Err(TooMuch::Uris);
         }

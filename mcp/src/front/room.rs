@@ -133,8 +133,13 @@ impl<O: Offer> Room<O> {
         let mut answers: Vec<(&str, RawJson)> = Vec::new();
         for _ in 0..=MAX_ROUNDS {
             let put: Vec<(&str, &str)> = answers.iter().map(|(name, value)| (*name, value.get())).collect();
-            let params =
-                eras::with_modern_meta(exchange.params.as_ref(), abilities, client.as_ref(), *log_level, &put);
+            let params = eras::with_modern_meta(
+                exchange.params.as_ref(),
+                abilities,
+                client.as_ref(),
+                *log_level,
+                &put,
+            );
             let (method, caller) = (exchange.method.clone(), Arc::clone(&exchange.caller));
             let answer = self.offer.handle(&Exchange { method, params: Some(params), caller }).await;
             let Answer::Result(result) = &answer else { return answer };
@@ -167,4 +172,3 @@ fn has_request_state(params: &RawJson) -> bool {
 pub(super) fn empty() -> Answer {
     Answer::Result(raw("{}".to_owned()))
 }
-

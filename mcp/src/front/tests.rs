@@ -19,7 +19,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 const ODD: &str = r#"{ "content" : [],"n":1.0e2,"s":"\u00e9","b":123456789012345678901234567890 }"#;
-const ELICIT: &str = r#"{"method":"elicitation/create","params":{"message":"who?","requestedSchema":{ "n":1.0 }}}"#;
+const ELICIT: &str =
+    r#"{"method":"elicitation/create","params":{"message":"who?","requestedSchema":{ "n":1.0 }}}"#;
 
 /// Tools: `odd` answers [`ODD`]; `params` answers its own params; `ask` asks [`ELICIT`] and answers with what came; `twice` asks twice;
 /// `hang` never answers; `talk` sends progress and a log message; `panic` panics.
@@ -59,10 +60,12 @@ impl Stage {
                     _ => panic!("both are answered"),
                 }
             }
-            "sample" => wrapped(exchange.ask(&raw(r#"{"method":"sampling/createMessage"}"#.to_owned())).await),
-            "url" => {
-                wrapped(exchange.ask(&raw(r#"{"method":"elicitation/create","params":{"mode":"url"}}"#.into())).await)
+            "sample" => {
+                wrapped(exchange.ask(&raw(r#"{"method":"sampling/createMessage"}"#.to_owned())).await)
             }
+            "url" => wrapped(
+                exchange.ask(&raw(r#"{"method":"elicitation/create","params":{"mode":"url"}}"#.into())).await,
+            ),
             "hang" => {
                 self.hanging.fetch_add(1, Ordering::SeqCst);
                 let _hanging = Hanging(self);
@@ -120,7 +123,9 @@ impl Offer for Stage {
         }
         About {
             server_info: raw(r#"{"name":"stage","version":"1.0"}"#.to_owned()),
-            capabilities: raw(r#"{"tools":{"x":1.0},"logging":{},"resources":{"subscribe":true},"e":{ }}"#.to_owned()),
+            capabilities: raw(
+                r#"{"tools":{"x":1.0},"logging":{},"resources":{"subscribe":true},"e":{ }}"#.to_owned()
+            ),
             instructions: Some("be \"kind\"".to_owned()),
             is_modern: self.is_modern,
         }
@@ -270,7 +275,8 @@ async fn legacy_results_and_params_pass_byte_for_byte() {
     let mut client = Client::legacy(false).await;
     client.say(&call(1, "odd").to_string()).await;
     assert_eq!(client.line().await, format!(r#"{{"jsonrpc":"2.0","id":1,"result":{ODD}}}"#));
-    let params = r#"{ "name":"params","_meta":{"claudecode/toolUseId":"t","progressToken":1.50},"a":"\u00e9" }"#;
+    let params =
+        r#"{ "name":"params","_meta":{"claudecode/toolUseId":"t","progressToken":1.50},"a":"\u00e9" }"#;
     client.say(&format!(r#"{{"jsonrpc":"2.0","id":"x","method":"tools/call","params":{params}}}"#)).await;
     assert_eq!(client.line().await, format!(r#"{{"jsonrpc":"2.0","id":"x","result":{params}}}"#));
     let unknown = client.ask(json!({"jsonrpc":"2.0","id":3,"method":"tasks/list"})).await;
@@ -352,7 +358,8 @@ async fn a_client_is_not_bothered_with_what_it_never_promised() {
 #[tokio::test]
 async fn modern_to_legacy_asks_are_input_required_and_the_retry_gets_the_answer() {
     let mut client = Client::modern(false);
-    let params = json!({"name":"twice","_meta":{"progressToken":"p1","io.modelcontextprotocol/logLevel":"info"}});
+    let params =
+        json!({"name":"twice","_meta":{"progressToken":"p1","io.modelcontextprotocol/logLevel":"info"}});
     let first = client.ask(modern(json!(1), "tools/call", params)).await;
     assert_eq!((&first["id"], &first["result"]["resultType"]), (&json!(1), &json!("input_required")));
     let asked: Value = serde_json::from_str(ELICIT).unwrap();
@@ -525,7 +532,8 @@ async fn subscriptions_and_the_log_level_reach_the_offer() {
     }
     client.wished(&["a", "b"], None).await;
     client.ask(subscribe(3, "resources/unsubscribe", "b")).await;
-    let level = |level: &str| json!({"jsonrpc":"2.0","id":4,"method":"logging/setLevel","params":{"level":level}});
+    let level =
+        |level: &str| json!({"jsonrpc":"2.0","id":4,"method":"logging/setLevel","params":{"level":level}});
     assert_eq!(client.ask(level("loud")).await["error"]["code"], -32602);
     assert_eq!(client.ask(level("notice")).await["result"], json!({}));
     client.wished(&["a"], Some("notice")).await;
@@ -549,7 +557,10 @@ async fn a_modern_client_hears_what_its_stream_asked_for_until_it_is_cancelled()
         changes.resources += 1;
     });
     let changed = client.hear().await;
-    assert_eq!((&changed["method"], &changed["params"]["_meta"]), (&json!("notifications/tools/list_changed"), &tag));
+    assert_eq!(
+        (&changed["method"], &changed["params"]["_meta"]),
+        (&json!("notifications/tools/list_changed"), &tag)
+    );
     for uri in ["f:///other", "f:///a/part", "f:///ab"] {
         let update = json!({"method":"notifications/resources/updated","params":{"uri":uri}});
         client.stage.notices.send(crate::raw::value(&update)).unwrap();

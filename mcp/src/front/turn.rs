@@ -132,7 +132,9 @@ impl<O: Offer> Turn<O> {
 
     fn initialize(&mut self, id: &RawJson, params: Option<&RawJson>) -> Result<(), Answer> {
         let said: Option<Initialize> = params.and_then(|params| serde_json::from_str(params.get()).ok());
-        let invalid = || Answer::Error(error(code::INVALID_PARAMS, "`initialize` needs protocolVersion and capabilities"));
+        let invalid = || {
+            Answer::Error(error(code::INVALID_PARAMS, "`initialize` needs protocolVersion and capabilities"))
+        };
         let Initialize { protocol_version, capabilities, client_info } = said.ok_or_else(invalid)?;
         let abilities = Abilities::read(&capabilities).ok_or_else(invalid)?;
         let newest = eras::LEGACY[eras::LEGACY.len() - 1];
@@ -168,7 +170,13 @@ impl<O: Offer> Turn<O> {
             }
             _ => {
                 let Session { abilities, client } = session;
-                self.work(id, method, params, String::new(), Speaks::Legacy { abilities, client, log_level: level })
+                self.work(
+                    id,
+                    method,
+                    params,
+                    String::new(),
+                    Speaks::Legacy { abilities, client, log_level: level },
+                )
             }
         }
     }
@@ -245,7 +253,8 @@ impl<O: Offer> Turn<O> {
         let own = |key: &str| !matches!(key, "_meta" | "inputResponses" | "requestState");
         let binding = format!("{method} {}", members.write(own, &[]).get());
         if let Some(handle) = members.text("requestState") {
-            let responses = members.get("inputResponses").and_then(|responses| Members::read(responses.get()));
+            let responses =
+                members.get("inputResponses").and_then(|responses| Members::read(responses.get()));
             let meta = members.get("_meta").and_then(|meta| Members::read(meta.get())).unwrap_or_default();
             let token = meta.get("progressToken").map(ToOwned::to_owned);
             let retry = Retry { binding: &binding, responses: responses.unwrap_or_default(), token };

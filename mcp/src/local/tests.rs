@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+//! A fixture server of both eras, run as a child.
 
 use super::*;
 use serde_json::json;

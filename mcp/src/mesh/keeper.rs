@@ -97,7 +97,9 @@ impl Mesh {
         let id = call.call_id.clone();
         Some(async move {
             let outcome = match taken {
-                Taken::Refused => Err("the agent that lends this server has too many calls to answer".to_owned()),
+                Taken::Refused => {
+                    Err("the agent that lends this server has too many calls to answer".to_owned())
+                }
                 Taken::Running(answering, end) => tokio::select! {
                     outcome = answering => outcome,
                     _ = end => return,
@@ -111,24 +113,21 @@ impl Mesh {
     }
 
     async fn hear(&self, push: &SystemPush) {
-        match push.event.as_str() {
+        let has_changed = match push.event.as_str() {
             "mcp_deployed" | "mcp_updated" | "mcp_undeployed" | "mcp_scope_changed" => {
                 let Ok(Named { name }) = serde_json::from_str(push.event_data.get()) else { return };
-                if self.refresh_service(&name).await {
-                    self.tools_changed();
-                }
+                self.refresh_service(&name).await
             }
-            "mcp_registered" | "mcp_unregistered" | "mcp_restored" => {
-                if self.refresh_live().await {
-                    self.tools_changed();
-                }
-            }
+            "mcp_registered" | "mcp_unregistered" | "mcp_restored" => self.refresh_live().await,
             "skill_shared" | "skill_removed" => {
                 self.refresh_skills().await;
                 // The text behind a name may differ where the list does not.
-                self.skills_changed();
+                return self.skills_changed();
             }
-            _ => {}
+            _ => return,
+        };
+        if has_changed {
+            self.tools_changed();
         }
     }
 
@@ -168,9 +167,7 @@ impl Mesh {
 
     pub(super) async fn refresh_live(&self) -> bool {
         match self.member.connection.request::<_, McpListResult>(&McpList {}).await {
-            Ok(McpListResult { servers }) => {
-                self.roster().put_live(servers, |name| self.lending.holds(name))
-            }
+            Ok(McpListResult { servers }) => self.roster().put_live(servers, |name| self.lending.holds(name)),
             Err(_) => false,
         }
     }
@@ -179,7 +176,8 @@ impl Mesh {
         let Ok(SkillList { skills }) = self.member.connection.request(&ListSkills::default()).await else {
             return false;
         };
-        let text = |skills: &[wire::peer::skills::SkillEntry]| serde_json::to_string(skills).unwrap_or_default();
+        let text =
+            |skills: &[wire::peer::skills::SkillEntry]| serde_json::to_string(skills).unwrap_or_default();
         let mut known = self.skills();
         let is_new = text(&known) != text(&skills);
         *known = skills;

@@ -115,7 +115,11 @@ impl Lending {
         loop {
             let receivers: Vec<_> = {
                 let state = self.state();
-                state.servers.iter().filter_map(|(name, lent)| Some((name.clone(), lent.news.clone()?))).collect()
+                state
+                    .servers
+                    .iter()
+                    .filter_map(|(name, lent)| Some((name.clone(), lent.news.clone()?)))
+                    .collect()
             };
             let changes = receivers.into_iter().map(|(name, mut news)| {
                 Box::pin(async move {
@@ -345,7 +349,9 @@ mod tests {
             Box::pin(async move { Ok(splice::of(&serde_json::json!({ "tool": tool, "args": args }))) })
         });
         let lending = lending(AnsweredBy::Program(program));
-        let Some(Taken::Running(answering, end)) = lending.take(&call("1", "mine")) else { panic!("it runs") };
+        let Some(Taken::Running(answering, end)) = lending.take(&call("1", "mine")) else {
+            panic!("it runs")
+        };
         assert_eq!(answering.await.unwrap().get(), r#"{"args":{"x":1},"tool":"t"}"#);
         lending.cancel("1");
         assert!(end.await.is_err(), "its end is told");

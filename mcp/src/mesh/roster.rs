@@ -91,7 +91,11 @@ impl Roster {
     /// Removes every service that is not among these.
     pub fn keep_services(&mut self, kept: &[String]) -> bool {
         let gone: Vec<String> = self.services.keys().filter(|name| !kept.contains(*name)).cloned().collect();
-        gone.iter().fold(false, |changed, name| self.remove_service(name) || changed)
+        let mut has_changed = false;
+        for name in gone {
+            has_changed |= self.remove_service(&name);
+        }
+        has_changed
     }
 
     /// All live servers; what is offline can't be called and is not listed.

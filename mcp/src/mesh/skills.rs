@@ -41,7 +41,12 @@ fn manifest(raw: Option<&RawJson>) -> Map<String, Value> {
 }
 
 /// `name`, `description` and the keys of the manifest that are there.
-fn fields(name: &str, description: &str, tags: &[String], raw: Option<&RawJson>) -> Vec<(&'static str, Value)> {
+fn fields(
+    name: &str,
+    description: &str,
+    tags: &[String],
+    raw: Option<&RawJson>,
+) -> Vec<(&'static str, Value)> {
     let mut manifest = manifest(raw);
     let mut fields = vec![("name", json!(name)), ("description", json!(description))];
     if !tags.is_empty() {
@@ -86,7 +91,9 @@ fn fork_advice(skill: &Skill) -> Option<String> {
     }
     let agent = text("agent").map(|agent| format!(" of type `{agent}`")).unwrap_or_default();
     let model = text("model").map(|model| format!(", with model `{model}`")).unwrap_or_default();
-    Some(format!("Run this skill in a subagent (Agent tool){agent}{model}, and give it these instructions:\n\n"))
+    Some(format!(
+        "Run this skill in a subagent (Agent tool){agent}{model}, and give it these instructions:\n\n"
+    ))
 }
 
 /// RFC 3986 percent-encoding of one path segment.
@@ -94,7 +101,9 @@ fn encoded(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(byte))
+            }
             _ => text.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -142,7 +151,9 @@ fn mime_of(path: &str) -> &'static str {
         Some("png") => "image/png",
         Some("jpg" | "jpeg") => "image/jpeg",
         Some("pdf") => "application/pdf",
-        Some("txt" | "py" | "js" | "ts" | "sh" | "yaml" | "yml" | "toml" | "csv" | "html" | "css") => "text/plain",
+        Some("txt" | "py" | "js" | "ts" | "sh" | "yaml" | "yml" | "toml" | "csv" | "html" | "css") => {
+            "text/plain"
+        }
         _ => "application/octet-stream",
     }
 }
@@ -191,7 +202,8 @@ pub fn templates() -> RawJson {
 }
 
 fn extension_entry(name: &str, fields: Vec<(&'static str, Value)>) -> Value {
-    let frontmatter: Map<String, Value> = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let frontmatter: Map<String, Value> =
+        fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     json!({ "uri": file_uri(name, SKILL_MD), "frontmatter": frontmatter, "resources": "dynamic" })
 }
 
@@ -347,7 +359,13 @@ mod tests {
         assert_eq!(read_uri("skill://claudemesh/a%20b%2Fc"), Some(("a b/c".into(), None)));
         assert_eq!(read_uri(&file_uri("x", "t/a b.txt")), Some(("x".into(), Some("t/a b.txt".into()))));
         assert_eq!(read_uri("skill://claudemesh/x/SKILL.md"), Some(("x".into(), None)));
-        for bad in ["skill://other/x", "skill://claudemesh/", "file:///etc/passwd", "skill://claudemesh/%zz", "skill://claudemesh/%f"] {
+        for bad in [
+            "skill://other/x",
+            "skill://claudemesh/",
+            "file:///etc/passwd",
+            "skill://claudemesh/%zz",
+            "skill://claudemesh/%f",
+        ] {
             assert_eq!(read_uri(bad), None, "{bad}");
         }
     }
@@ -363,9 +381,16 @@ mod tests {
             manifest: Some(splice::of(&manifest)),
             files: vec!["a.txt".into()],
         };
-        let skills = [entry("shown", json!({ "argument_hint": "FILE" })), entry("hidden", json!({ "user_invocable": false }))];
+        let skills = [
+            entry("shown", json!({ "argument_hint": "FILE" })),
+            entry("hidden", json!({ "user_invocable": false })),
+        ];
         let listed = prompts(&skills);
-        assert!(listed.get().contains("shown") && listed.get().contains("FILE") && !listed.get().contains("hidden"));
+        assert!(
+            listed.get().contains("shown")
+                && listed.get().contains("FILE")
+                && !listed.get().contains("hidden")
+        );
         let listed = resources(&skills);
         assert!(listed.get().contains("skill://claudemesh/hidden/a.txt"), "{listed}");
     }

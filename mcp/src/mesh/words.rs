@@ -109,10 +109,15 @@ mod tests {
     #[test]
     fn a_result_and_an_error_of_the_server_pass_untouched() {
         let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
-        let result = McpCallResult { result: Some(raw(r#"{"content" : [],"n":1.0e1}"#)), ..Default::default() };
+        let result =
+            McpCallResult { result: Some(raw(r#"{"content" : [],"n":1.0e1}"#)), ..Default::default() };
         let Answer::Result(passed) = call_answer(result, "a") else { panic!("a result") };
         assert_eq!(passed.get(), r#"{"content" : [],"n":1.0e1}"#);
-        let rpc = McpCallResult { rpc: Some(raw(r#"{"code": -1}"#)), error: Some("x".into()), ..Default::default() };
+        let rpc = McpCallResult {
+            rpc: Some(raw(r#"{"code": -1}"#)),
+            error: Some("x".into()),
+            ..Default::default()
+        };
         let Answer::Error(passed) = call_answer(rpc, "a") else { panic!("an error") };
         assert_eq!(passed.get(), r#"{"code": -1}"#);
     }

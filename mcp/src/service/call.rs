@@ -101,7 +101,9 @@ async fn exchange_with(shared: &Shared, exchange: &Exchange) -> Result<McpCallRe
 
 fn failed(error: ClientError) -> Failure {
     if error.is_link_loss() {
-        let text = format!("{error}; the call was on its way and may have had an effect: check before you repeat it");
+        let text = format!(
+            "{error}; the call was on its way and may have had an effect: check before you repeat it"
+        );
         return Failure::new(text);
     }
     Failure { code: error.code(), stderr: error.stderr().to_vec(), message: error.to_string() }

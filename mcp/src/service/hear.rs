@@ -11,6 +11,8 @@ use wire::peer::calls::McpListen;
 use super::{Shared, Wishes};
 
 const PAUSE: Duration = Duration::from_secs(2);
+/// The broker may have to reach a runner first.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// For ever.
@@ -68,7 +70,8 @@ async fn open(shared: &Shared, wishes: Wishes, pause: Duration) -> Result<Option
     let is_up = link.wait_for(|link| !matches!(link, LinkState::Down(_))).await.is_ok();
     let opened = async {
         let mut stream = shared.connection.listen(&listen).await?;
-        match stream.next().await? {
+        let first = tokio::time::timeout(ANSWER_LIMIT, stream.next()).await;
+        match first.map_err(|_| ClientError::Timeout(ANSWER_LIMIT.as_secs()))?? {
             ListenEvent::Listening | ListenEvent::Notification(_) => Ok(stream),
             ListenEvent::Ended(end) => {
                 let why = end.error.unwrap_or_default();

@@ -92,10 +92,8 @@ impl From<McpSchemaResult> for Lists {
             protocol,
         } = schema;
         // Before its first start nobody knows what it will offer.
-        let capabilities = capabilities.map_or_else(
-            || raw(r#"{"tools":{},"prompts":{},"resources":{}}"#.to_owned()),
-            without_tasks,
-        );
+        let capabilities = capabilities
+            .map_or_else(|| raw(r#"{"tools":{},"prompts":{},"resources":{}}"#.to_owned()), without_tasks);
         let server_info =
             server_info.unwrap_or_else(|| value(&serde_json::json!({ "name": server_name, "version": "0" })));
         let has = |name: &str| {

@@ -145,9 +145,10 @@ impl Offer for ServiceOffer {
                 let lists = self.lists().await;
                 match lists.of(&exchange.method) {
                     None => unknown_method(),
-                    Some(_) if has_cursor(exchange) => {
-                        Answer::Error(error(code::INVALID_PARAMS, "there is one page only: no `cursor` is valid"))
-                    }
+                    Some(_) if has_cursor(exchange) => Answer::Error(error(
+                        code::INVALID_PARAMS,
+                        "there is one page only: no `cursor` is valid",
+                    )),
                     Some(list) => Answer::Result(list.clone()),
                 }
             }

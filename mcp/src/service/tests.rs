@@ -128,7 +128,13 @@ impl Stage {
         let (output, from) = duplex(1 << 16);
         let name = ServiceName::parse("echo").unwrap();
         let mut work = JoinSet::new();
-        work.spawn(serve((input, output), connection.unwrap(), name, self.cache().to_owned(), std::future::pending()));
+        work.spawn(serve(
+            (input, output),
+            connection.unwrap(),
+            name,
+            self.cache().to_owned(),
+            std::future::pending(),
+        ));
         (Client { to, from: BufReader::new(from), work }, broker)
     }
 
@@ -241,7 +247,10 @@ async fn calls_pass_with_what_the_server_says_and_asks_meanwhile() {
     client.say(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#)).await;
     let call = broker.expect("mcp_request").await;
     let wanted: Value = serde_json::from_str(params).unwrap();
-    assert_eq!((&call["params"], &call["asks"], &call["method"]), (&wanted, &json!(true), &json!("tools/call")));
+    assert_eq!(
+        (&call["params"], &call["asks"], &call["method"]),
+        (&wanted, &json!(true), &json!("tools/call"))
+    );
     let event = r#"{"method":"notifications/progress","params":{"progressToken":"p","progress":1.0e0}}"#;
     broker.reply(&call, &format!(r#""mcp_request_event","event":{event}"#)).await;
     assert_eq!(client.line().await, format!(r#"{{"jsonrpc":"2.0",{}"#, event.strip_prefix('{').unwrap()));
@@ -280,7 +289,10 @@ async fn failures_are_read_by_the_model_and_the_servers_own_errors_are_its_own()
         assert!(text.contains(part), "{text}");
     }
     let answer = call(&mut client, &mut broker, "prompts/get", failed).await;
-    assert_eq!((&answer["error"]["code"], &answer["error"]["data"]["code"]), (&json!(-32603), &json!("service_failed")));
+    assert_eq!(
+        (&answer["error"]["code"], &answer["error"]["data"]["code"]),
+        (&json!(-32603), &json!("service_failed"))
+    );
     let refused = broker.answer("mcp_request", GONE);
     let (answer, _) = tokio::join!(client.ask("tools/call", r#"{"name":"t"}"#), refused);
     assert!(answer["result"]["content"][0]["text"].as_str().unwrap().contains("not_found"), "{answer}");

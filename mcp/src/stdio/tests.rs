@@ -146,7 +146,9 @@ async fn a_last_line_without_a_break_counts_and_a_long_line_passes_whole() {
     let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"m","params":{{"t":"{long}"}}}}"#);
     soon(wire.to.write_all(line.as_bytes())).await.unwrap();
     drop(wire.to);
-    let Some(Incoming::Request { params, .. }) = soon(wire.incoming.recv()).await else { panic!("a request") };
+    let Some(Incoming::Request { params, .. }) = soon(wire.incoming.recv()).await else {
+        panic!("a request")
+    };
     assert_eq!(params.unwrap().get().len(), long.len() + 8);
 }
 

@@ -1,17 +1,14 @@
 //! What servers ask of their clients, whose turn it is, and what they say outside of calls.
 
-use serde_json::{Value, json};
 use tokio::task::yield_now;
-use tokio::time::timeout;
 
-use super::super::super::audience::Audience;
-use super::super::caller::{Caller, Ear, Question, Said};
-use super::super::client::InFlight;
-use super::super::handshake::Offers;
-use super::super::tuning::tune;
-use super::tests::{SOON, World, answer, logged, text, world, world_with};
 use super::*;
+use crate::audience::Audience;
 use crate::masking::Masking;
+use crate::mcp::caller::{Caller, Ear, Question, Said};
+use crate::mcp::client::InFlight;
+use crate::mcp::handshake::Offers;
+use crate::mcp::tuning::tune;
 use crate::service::door::Serves;
 
 /// One call of a session, and what its caller is told meanwhile.
@@ -363,7 +360,7 @@ async fn a_legacy_server_is_subscribed_once_for_all_and_unsubscribed_after_the_l
 }
 
 /// Answers, and waits until the answer was read.
-async fn end(server: &mut super::tests::Server, asked: &Value) {
+async fn end(server: &mut Server, asked: &Value) {
     server.reply(asked, json!({})).await;
     server.say(r#"{"id":0,"method":"ping"}"#).await;
     assert_eq!(server.hear().await["id"], json!(0));

@@ -399,7 +399,3 @@ async fn write_some<W: AsyncWrite + Unpin>(writer: &mut Option<W>, bytes: &[u8])
 #[cfg(test)]
 #[path = "conn_tests.rs"]
 mod tests;
-
-#[cfg(test)]
-#[path = "asks_tests.rs"]
-mod asks_tests;

@@ -1,5 +1,8 @@
 //! The connection against servers that are scripted in memory, polite and otherwise.
 
+#[path = "asks_tests.rs"]
+mod asks;
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream};
 use tokio::task::JoinHandle;
@@ -12,15 +15,15 @@ use super::*;
 use crate::logs::LogRing;
 use crate::masking::Masking;
 
-pub(super) const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(10);
 
 /// The server's side of the pipes.
-pub(super) struct Server {
+struct Server {
     stdin: BufReader<DuplexStream>,
     stdout: DuplexStream,
 }
 
-pub(super) struct World {
+struct World {
     pub client: Client,
     pub server: Server,
     task: JoinHandle<End>,
@@ -28,11 +31,11 @@ pub(super) struct World {
     changed: watch::Receiver<Changed>,
 }
 
-pub(super) fn world(limits: Limits) -> World {
+fn world(limits: Limits) -> World {
     world_with(limits, Default::default())
 }
 
-pub(super) fn world_with(limits: Limits, masking: Masking) -> World {
+fn world_with(limits: Limits, masking: Masking) -> World {
     let (our_out, stdin) = tokio::io::duplex(64 << 10);
     let (stdout, our_in) = tokio::io::duplex(64 << 10);
     let log = Arc::new(LogRing::default());
@@ -70,7 +73,7 @@ impl Server {
     }
 }
 
-pub(super) fn logged(w: &World, stream: Stream) -> Vec<String> {
+fn logged(w: &World, stream: Stream) -> Vec<String> {
     let of_stream = |line: &Arc<wire::report::LogLine>| line.stream == stream.as_str();
     w.log.tail(100).into_iter().filter(of_stream).map(|line| line.text.clone()).collect()
 }
@@ -87,13 +90,13 @@ fn event(said: Option<Said>) -> Bytes {
     }
 }
 
-pub(super) fn text(reply: Result<Reply, CallError>) -> String {
+fn text(reply: Result<Reply, CallError>) -> String {
     match reply.expect("answered") {
         Reply::Result(bytes) | Reply::Error(bytes) => String::from_utf8(bytes.to_vec()).expect("utf-8"),
     }
 }
 
-pub(super) async fn answer(call: &mut super::super::client::InFlight) -> Result<Reply, CallError> {
+async fn answer(call: &mut super::super::client::InFlight) -> Result<Reply, CallError> {
     timeout(SOON, call.answer()).await.expect("answered in time")
 }
 

@@ -37,11 +37,15 @@ pub async fn checkout_of(
     let store = Arc::new(Store::open(&scratch.join("store"))?);
     let staging = Arc::new(store.staging()?);
     let subdir = source.subdir.clone();
-    let job = Arc::new(Job::new(source, None, Arc::new(|_: &str, _: &str| {}), (MAX_FETCH, LIMITS), staging));
+    // One for each step: a job whose step has ended is cancelled.
+    let job = || {
+        let silent = Arc::new(|_: &str, _: &str| {});
+        Arc::new(Job::new(source.clone(), None, silent, (MAX_FETCH, LIMITS), Arc::clone(&staging)))
+    };
     let threads = Arc::new(Semaphore::new(1));
-    let commit = git::off_thread(&threads, Arc::clone(&job), PATIENCE, git::resolve).await?;
+    let commit = git::off_thread(&threads, job(), PATIENCE, git::resolve).await?;
     let into = scratch.join("tree");
     let target = into.clone();
-    git::off_thread(&threads, job, PATIENCE, move |job| git::checkout(job, &commit, &target)).await?;
+    git::off_thread(&threads, job(), PATIENCE, move |job| git::checkout(job, &commit, &target)).await?;
     git::project_dir(&into, subdir.as_deref())
 }

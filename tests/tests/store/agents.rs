@@ -69,7 +69,10 @@ async fn a_lent_server_stays_its_members_and_notes_when_its_host_left(world: Wor
     assert_eq!(all(&world).await, ["mine 2 Some(70)", "other 4 Some(80)"]);
     let mut tx = world.store.read().await.expect("reads");
     let mine = tx.live().all().await.expect("lists").remove(0);
-    assert_eq!((mine.description.as_str(), mine.tools[0].get()), ("registration 2", r#"{"n":1.0,"name":"t"}"#));
+    assert_eq!(
+        (mine.description.as_str(), mine.tools[0].get()),
+        ("registration 2", r#"{"n":1.0,"name":"t"}"#)
+    );
     drop(tx);
     let mut tx = world.store.begin().await.expect("begins");
     assert!(tx.live().remove(&world.key("mine")).await.expect("removes"));
@@ -98,7 +101,8 @@ async fn what_a_removed_member_lent_goes(world: World) {
 }
 
 fn skill(author: &MemberId, name: &str, at: i64, files: &[&str]) -> Skill {
-    let file = |path: &&str| SkillFile { path: (*path).into(), content: "eA==".into(), executable: *path == "x.sh" };
+    let file =
+        |path: &&str| SkillFile { path: (*path).into(), content: "eA==".into(), executable: *path == "x.sh" };
     let row = SkillRow {
         name: name.into(),
         author: author.clone(),
@@ -153,7 +157,8 @@ async fn skills_are_listed_by_name_with_the_paths_of_their_files(world: World) {
     let mut tx = world.store.read().await.expect("reads");
     let list = tx.skills().list(&world.mesh).await.expect("lists");
     let found: Vec<_> = list.iter().map(|row| (row.name.as_str(), row.files.join(" "))).collect();
-    let wanted = [("B", ""), ("a-b", "z"), ("a_b", ""), ("b", "x y")].map(|(name, files)| (name, files.to_owned()));
+    let wanted =
+        [("B", ""), ("a-b", "z"), ("a_b", ""), ("b", "x y")].map(|(name, files)| (name, files.to_owned()));
     assert_eq!(found, wanted, "in the same order on every database");
     assert_eq!(tx.skills().others(&world.mesh, "b").await.expect("counts"), (3, 30));
     assert_eq!(tx.skills().others(&mesh(9), "b").await.expect("counts"), (0, 0));
@@ -166,7 +171,8 @@ async fn skills_and_lent_servers_are_in_a_dump(world: World) {
     let tables = tx.dump().tables(&world.mesh).await.expect("dumps");
     drop(tx);
     let dir = tempfile::tempdir().expect("a directory");
-    let other = crate::world::open(&format!("sqlite:{}", dir.path().join("db").display())).await.expect("opens");
+    let other =
+        crate::world::open(&format!("sqlite:{}", dir.path().join("db").display())).await.expect("opens");
     let mut tx = other.begin().await.expect("begins");
     tx.dump().load(&tables).await.expect("loads");
     tx.commit().await.expect("commits");

@@ -139,7 +139,9 @@ mod tests {
         for good in ["a", "a/b.txt", ".hidden", "sub/SKILL.md", "a b/ü"] {
             assert!(is_bundle_path(good), "{good}");
         }
-        for bad in ["", "/a", "a/", "a//b", "./a", "a/../b", "..", "a\\b", "C:x", "a\0", "SKILL.md", "skill.md"] {
+        for bad in
+            ["", "/a", "a/", "a//b", "./a", "a/../b", "..", "a\\b", "C:x", "a\0", "SKILL.md", "skill.md"]
+        {
             assert!(!is_bundle_path(bad), "{bad}");
         }
         assert!(!is_bundle_path(&"x".repeat(256)));

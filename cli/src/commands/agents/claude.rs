@@ -83,7 +83,11 @@ pub fn executable(line: &str) -> Option<String> {
 }
 
 fn events(settings: &Value) -> Vec<String> {
-    settings.get("hooks").and_then(Value::as_object).map(|map| map.keys().cloned().collect()).unwrap_or_default()
+    settings
+        .get("hooks")
+        .and_then(Value::as_object)
+        .map(|map| map.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 /// Each of our hooks of an event: where it stands (group, place in it) and its command.
@@ -145,7 +149,8 @@ fn line(ours: &Program, command: &[&str]) -> String {
     let env = ours.env.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
     // All that stands before `mcp` says which mesh.
     let place = ours.args.iter().take_while(|arg| *arg != "mcp").map(|arg| quoted(arg));
-    let words = env.chain([quoted(&ours.command)]).chain(place).chain(command.iter().map(|word| quoted(word)));
+    let words =
+        env.chain([quoted(&ours.command)]).chain(place).chain(command.iter().map(|word| quoted(word)));
     words.collect::<Vec<_>>().join(" ")
 }
 

@@ -118,7 +118,8 @@ impl Style {
     /// The fields of an entry that starts `program`.
     pub fn entry(self, program: &Program) -> Vec<(String, Shape)> {
         let Program { command, args, env } = program;
-        let env = || Shape::Fields(env.iter().map(|(name, value)| (name.clone(), Shape::text(value))).collect());
+        let env =
+            || Shape::Fields(env.iter().map(|(name, value)| (name.clone(), Shape::text(value))).collect());
         let mut fields = Vec::new();
         let mut field = |name: &str, shape: Shape| fields.push((name.to_owned(), shape));
         match self {

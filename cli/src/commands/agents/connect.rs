@@ -173,7 +173,8 @@ async fn settle(
             return Ok(done(changed, backups));
         }
     }
-    Err(Failure::user("a file is changed again and again by another program").with_cure("Close it and try again."))
+    Err(Failure::user("a file is changed again and again by another program")
+        .with_cure("Close it and try again."))
 }
 
 fn format_of(job: &Job) -> Format {
@@ -313,9 +314,8 @@ async fn note(
     let edit = match (&wish.entries, &change.after) {
         (Some(_), Some(after)) => {
             let earlier = record.of(real);
-            let untouched = |edit: &&Edit| {
-                change.original.text.as_deref().is_some_and(|text| hash(text) == edit.after)
-            };
+            let untouched =
+                |edit: &&Edit| change.original.text.as_deref().is_some_and(|text| hash(text) == edit.after);
             let before = match (earlier.filter(untouched), earlier, backup) {
                 (Some(edit), _, _) => edit.before.clone(),
                 // Ours is in it, and theirs since: only the text itself can tell them apart.

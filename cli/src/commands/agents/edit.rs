@@ -251,7 +251,8 @@ fn back_up(real: &Path, text: &str) -> Result<PathBuf, EditError> {
         .mode(0o600)
         .open(&backup)
         .map_err(io_error("write", &backup))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| like(&file, &meta)).and_then(|()| file.sync_all());
+    let written =
+        file.write_all(text.as_bytes()).and_then(|()| like(&file, &meta)).and_then(|()| file.sync_all());
     written.map_err(io_error("write", &backup))?;
     Ok(backup)
 }

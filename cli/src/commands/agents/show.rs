@@ -37,7 +37,8 @@ pub fn diff(change: &Change, format: Format) -> String {
     let old = if change.original.text.is_some() { &path } else { &none };
     let new = if change.after.is_some() { &path } else { &none };
     let diff = TextDiff::from_lines(before, after);
-    let text = diff.unified_diff().context_radius(CONTEXT).missing_newline_hint(false).header(old, new).to_string();
+    let text =
+        diff.unified_diff().context_radius(CONTEXT).missing_newline_hint(false).header(old, new).to_string();
     let lines = text.lines().map(|line| diff_line(&brief(&mask.mask_text(line), WIDTH)));
     lines.collect::<Vec<_>>().join("\n")
 }

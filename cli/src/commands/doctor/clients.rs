@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Finding, Verdict, broken, fine, missing};
+use crate::args::ClientName;
 use crate::commands::agents::clients::{ALL, Client, client};
 use crate::commands::agents::connect::{all_ours, refresh};
 use crate::commands::agents::edit::Original;
 use crate::commands::agents::text::Format;
 use crate::commands::agents::{claude, clients::OUR_NAME};
-use crate::args::ClientName;
 use crate::env;
 use crate::failure::Failure;
 use crate::here::Here;
@@ -79,11 +79,16 @@ async fn of(client: &Client) -> Checked {
         let version = version_of(command).await;
         if version.as_deref() != Some(env!("CARGO_PKG_VERSION")) {
             let version = version.unwrap_or_else(|| "which does not say its version".to_owned());
-            let detail = format!("{} starts {command}, {version}; this is {}", client.title, env!("CARGO_PKG_VERSION"));
+            let detail = format!(
+                "{} starts {command}, {version}; this is {}",
+                client.title,
+                env!("CARGO_PKG_VERSION")
+            );
             return Checked { finding: missing(check, detail, cure), is_repairable: true };
         }
     }
-    let places = if commands.len() == 1 { "1 place".to_owned() } else { format!("{} places", commands.len()) };
+    let places =
+        if commands.len() == 1 { "1 place".to_owned() } else { format!("{} places", commands.len()) };
     sound(fine(check, format!("{} starts this version, in {places}", client.title)))
 }
 
@@ -104,7 +109,8 @@ fn commands(client: &Client) -> Result<Vec<String>, Failure> {
 
 fn is_this_program(command: &str) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
-    std::env::current_exe().is_ok_and(|own| real(Path::new(command)).is_some_and(|found| Some(found) == real(&own)))
+    std::env::current_exe()
+        .is_ok_and(|own| real(Path::new(command)).is_some_and(|found| Some(found) == real(&own)))
 }
 
 fn is_there(command: &str) -> bool {

@@ -126,8 +126,7 @@ fn collect(folder: &Path, prefix: &str, found: &mut Found) -> Result<(), Failure
         if SKIPPED.iter().any(|skipped| name == *skipped) {
             continue;
         }
-        let name =
-            name.to_str().ok_or_else(|| Failure::user(format!("{} is not UTF-8", path.display())))?;
+        let name = name.to_str().ok_or_else(|| Failure::user(format!("{} is not UTF-8", path.display())))?;
         let inside = format!("{prefix}{name}");
         let meta = entry.metadata().map_err(|e| unreadable(&path, &e))?;
         if meta.is_symlink() {
@@ -194,7 +193,8 @@ fn is_rubbish(name: &str) -> bool {
 
 /// A folder of a repository; without one, its root.
 pub async fn of_git(url: &str, reference: Option<&str>, folder: Option<&Path>) -> Result<Bundle, Failure> {
-    let scratch = tempfile::tempdir().map_err(|e| Failure::platform(format!("no place for a checkout: {e}")))?;
+    let scratch =
+        tempfile::tempdir().map_err(|e| Failure::platform(format!("no place for a checkout: {e}")))?;
     let folder = folder.map(|folder| {
         let text = folder.to_str().map(|text| text.trim_start_matches("./").to_owned());
         text.ok_or_else(|| Failure::user("the folder in the repository is not UTF-8"))
@@ -207,7 +207,8 @@ pub async fn of_git(url: &str, reference: Option<&str>, folder: Option<&Path>) -
         return Ok(bundle);
     }
     // The checkout's own name says nothing.
-    let name = url.trim_end_matches('/').rsplit('/').next().map(|name| name.trim_end_matches(".git").to_owned());
+    let name =
+        url.trim_end_matches('/').rsplit('/').next().map(|name| name.trim_end_matches(".git").to_owned());
     Ok(Bundle { folder: name, ..bundle })
 }
 
@@ -219,7 +220,8 @@ pub fn write(skill: &Skill, folder: &Path) -> Result<(), Failure> {
     for SkillFile { path, content, executable } in &skill.files {
         // What a broker says is not believed: this is about our own disk.
         let bytes = BASE64.decode(content).ok().filter(|_| is_bundle_path(path));
-        let bytes = bytes.ok_or_else(|| Failure::platform("the broker sent a file that can not be written"))?;
+        let bytes =
+            bytes.ok_or_else(|| Failure::platform("the broker sent a file that can not be written"))?;
         files.push((folder.join(path), bytes, *executable));
     }
     fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
@@ -293,7 +295,12 @@ mod tests {
 
     #[test]
     fn a_zip_is_read_from_the_folder_of_its_skill_and_hostile_ones_are_refused() {
-        let good = zipped(&[("r/SKILL.md", "# Hi"), ("r/x/a.sh", "a"), ("__MACOSX/r/._a", ""), ("r/sub/SKILL.md", "")]);
+        let good = zipped(&[
+            ("r/SKILL.md", "# Hi"),
+            ("r/x/a.sh", "a"),
+            ("__MACOSX/r/._a", ""),
+            ("r/sub/SKILL.md", ""),
+        ]);
         let bundle = of_zip("z", &good).unwrap();
         assert_eq!((bundle.text.as_str(), bundle.folder.as_deref()), ("# Hi", Some("r")));
         assert_eq!(paths(&bundle), [("sub/SKILL.md", false), ("x/a.sh", true)]);

@@ -208,7 +208,8 @@ impl Mesh {
         if status.status == "awaiting_consent" {
             return consent_words(name);
         }
-        let pin = status.pin.as_ref().map(|pin| format!(" ({} {})", pin.name, pin.version)).unwrap_or_default();
+        let pin =
+            status.pin.as_ref().map(|pin| format!(" ({} {})", pin.name, pin.version)).unwrap_or_default();
         let tools = status.tools.as_deref().unwrap_or_default();
         let mut text = format!("{name} is {}{pin}, {} tools", status.status, tools.len());
         let service = ServiceName::parse(name).ok();
@@ -295,7 +296,9 @@ mod tests {
             assert!(input(bad).source().is_err(), "{bad}");
         }
         let git = input(r#"{"server_name":"a","git_url":"https://y","git_branch":"dev","subdir":"s"}"#);
-        assert!(matches!(git.source(), Ok(Wanted::Ready(DeploySource::Git { reference: Some(r), .. })) if r == "dev"));
+        assert!(
+            matches!(git.source(), Ok(Wanted::Ready(DeploySource::Git { reference: Some(r), .. })) if r == "dev")
+        );
         assert!(matches!(input(r#"{"server_name":"a","path":"./x"}"#).source(), Ok(Wanted::Path(_))));
     }
 
@@ -323,6 +326,10 @@ mod tests {
         )
         .unwrap();
         let Refusal(text) = failed("a", &status);
-        assert!(text.starts_with("a: no answer (start_timeout)") && text.ends_with("Generation 2 of a still serves."), "{text}");
+        assert!(
+            text.starts_with("a: no answer (start_timeout)")
+                && text.ends_with("Generation 2 of a still serves."),
+            "{text}"
+        );
     }
 }

@@ -44,13 +44,16 @@ const MAX_WAIT: u64 = 25;
 impl Mesh {
     pub(super) async fn register(&self, input: Register) -> Result<String, Refusal> {
         let Register { server_name, description, tools, command, persistent } = input;
-        ServiceName::parse(&server_name).map_err(|e| Refusal(format!("`server_name`: {e} (invalid_name)")))?;
+        ServiceName::parse(&server_name)
+            .map_err(|e| Refusal(format!("`server_name`: {e} (invalid_name)")))?;
         let lent = match (tools, command) {
             (Some(tools), None) => {
                 let tools = checked(&tools)?;
                 Lent { description, tools, persistent, by: AnsweredBy::Agent, news: None }
             }
-            (None, Some(command)) => lending::start(command, description, persistent).await.map_err(Refusal)?,
+            (None, Some(command)) => {
+                lending::start(command, description, persistent).await.map_err(Refusal)?
+            }
             _ => return Err(Refusal("give exactly one of `tools` and `command` (invalid_args)".to_owned())),
         };
         let is_agents = matches!(lent.by, AnsweredBy::Agent);
@@ -60,7 +63,9 @@ impl Mesh {
         }
         let mut text = format!("{} is lent to the mesh with {} tools", ack.server_name, ack.tool_count);
         if is_agents {
-            text.push_str("; look for calls with mesh_mcp_calls and answer each within 30 s with mesh_mcp_respond");
+            text.push_str(
+                "; look for calls with mesh_mcp_calls and answer each within 30 s with mesh_mcp_respond",
+            );
         }
         Ok(text)
     }
@@ -73,7 +78,9 @@ impl Mesh {
             _ => return Err(Refusal("give exactly one of `result` and `error` (invalid_args)".to_owned())),
         };
         if !self.lending.settle(&call_id) {
-            return Err(Refusal(format!("no call `{call_id}` waits: it was answered, or nobody waits any more")));
+            return Err(Refusal(format!(
+                "no call `{call_id}` waits: it was answered, or nobody waits any more"
+            )));
         }
         self.member.connection.tell(&response(&call_id, outcome)).await?;
         Ok("answered".to_owned())

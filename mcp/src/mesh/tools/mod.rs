@@ -114,7 +114,9 @@ impl Mesh {
             Some(Tool::MeshToolCall) => match read::<ToolCall>(arguments) {
                 Ok(ToolCall { server_name, tool_name, args }) => {
                     match call_params(params, &tool_name, args.as_deref()) {
-                        Some(params) => pass_on(&self.member.connection, exchange, &server_name, params).await,
+                        Some(params) => {
+                            pass_on(&self.member.connection, exchange, &server_name, params).await
+                        }
                         None => Answer::Error(front::error(-32602, "the params are no object")),
                     }
                 }
@@ -141,7 +143,9 @@ impl Mesh {
         let params = exchange.params.as_deref()?;
         let name = splice::text_member(params, "name")?;
         match Tool::named(&name) {
-            Some(Tool::MeshToolCall) => splice::text_member(splice::member(params, "arguments")?, "server_name"),
+            Some(Tool::MeshToolCall) => {
+                splice::text_member(splice::member(params, "arguments")?, "server_name")
+            }
             Some(_) => None,
             None => self.roster().route(&name).map(|route| route.server),
         }
@@ -209,7 +213,8 @@ mod tests {
     #[test]
     fn a_wrong_argument_is_named_with_its_rule() {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
-        let refused = |text: &str| read::<ToolCall>(Some(&raw(text))).err().map(|Refusal(text)| text).unwrap();
+        let refused =
+            |text: &str| read::<ToolCall>(Some(&raw(text))).err().map(|Refusal(text)| text).unwrap();
         assert!(refused("{}").contains("missing field `server_name`"), "{}", refused("{}"));
         let unknown = refused(r#"{"server_name":"a","tool_name":"b","arg":{}}"#);
         assert!(unknown.contains("unknown field `arg`") && unknown.contains("`args`"), "{unknown}");

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 use wire::peer::hosting::{
-    McpCatalog, McpCatalogResult, McpLogs, McpLogsResult, McpSchema, McpSchemaResult, McpScope, McpScopeResult,
-    ServiceStatus,
+    McpCatalog, McpCatalogResult, McpLogs, McpLogsResult, McpSchema, McpSchemaResult, McpScope,
+    McpScopeResult, ServiceStatus,
 };
 use wire::peer::live::{LiveServer, McpList, McpListResult};
 use wire::{ErrorCode, RawJson, Scope};
@@ -108,7 +108,8 @@ fn schema_words(server: &str, tools: &[RawJson], wanted: Option<&str>) -> Result
             continue;
         }
         let about = splice::text_member(tool, "description").unwrap_or_default();
-        let schema = splice::member(tool, "inputSchema").and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+        let schema =
+            splice::member(tool, "inputSchema").and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
         let schema = schema.and_then(|schema| serde_json::to_string_pretty(&schema).ok()).unwrap_or_default();
         text.push_str(&format!("## {name}\n{about}\n```json\n{schema}\n```\n"));
     }

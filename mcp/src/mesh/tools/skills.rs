@@ -83,7 +83,10 @@ impl Share {
 }
 
 fn unknown(name: &str) -> Refusal {
-    Refusal(format!("the mesh has no skill `{name}` ({})\nlist_skills shows what there is.", ErrorCode::NotFound))
+    Refusal(format!(
+        "the mesh has no skill `{name}` ({})\nlist_skills shows what there is.",
+        ErrorCode::NotFound
+    ))
 }
 
 impl Mesh {
@@ -104,9 +107,13 @@ impl Mesh {
         let mut text = skills::document(&skill);
         if !skill.files.is_empty() {
             text.push_str("\n\nFiles of this skill, as resources:\n");
-            let paths = skill.files.iter().map(|file| format!("- {}", skills::file_uri(&skill.name, &file.path)));
+            let paths =
+                skill.files.iter().map(|file| format!("- {}", skills::file_uri(&skill.name, &file.path)));
             text.push_str(&paths.collect::<Vec<_>>().join("\n"));
-            text.push_str(&format!("\nTo get them as files: claudemesh skill show {} --to FOLDER", skill.name));
+            text.push_str(&format!(
+                "\nTo get them as files: claudemesh skill show {} --to FOLDER",
+                skill.name
+            ));
         }
         Ok(text)
     }
@@ -118,7 +125,8 @@ impl Mesh {
             return Ok("No skill is shared in this mesh that fits.".to_owned());
         }
         let lines = skills.iter().map(|skill| {
-            let tags = if skill.tags.is_empty() { String::new() } else { format!(" [{}]", skill.tags.join(", ")) };
+            let tags =
+                if skill.tags.is_empty() { String::new() } else { format!(" [{}]", skill.tags.join(", ")) };
             format!("- {}: {}{tags} (by {})", skill.name, skill.description, skill.author)
         });
         Ok(lines.collect::<Vec<_>>().join("\n"))
@@ -134,12 +142,16 @@ impl Mesh {
 
     pub(super) async fn deploy_skill(&self, input: Bundle) -> Result<String, Refusal> {
         let source = match input {
-            Bundle { path: Some(path), git_url: None, git_branch: None, file_id: None } => SkillSource::Path(path),
+            Bundle { path: Some(path), git_url: None, git_branch: None, file_id: None } => {
+                SkillSource::Path(path)
+            }
             Bundle { path: None, git_url: Some(url), git_branch: reference, file_id: None } => {
                 SkillSource::Git { url, reference }
             }
             Bundle { path: None, git_url: None, file_id: Some(_), .. } => {
-                return Err(Refusal("skills are not read from uploads; give `path` or `git_url` (invalid_args)".to_owned()));
+                return Err(Refusal(
+                    "skills are not read from uploads; give `path` or `git_url` (invalid_args)".to_owned(),
+                ));
             }
             _ => return Err(Refusal("give exactly one of `path` and `git_url` (invalid_args)".to_owned())),
         };
@@ -160,9 +172,18 @@ mod tests {
         .unwrap();
         let frame = share.frame();
         let manifest: Value = serde_json::from_str(frame.manifest.unwrap().get()).unwrap();
-        assert_eq!(manifest, json!({ "context": "fork", "user_invocable": false, "allowed_tools": ["Read"] }));
-        let bare: Share = serde_json::from_str(r#"{"name":"a","description":"d","instructions":"i"}"#).unwrap();
+        assert_eq!(
+            manifest,
+            json!({ "context": "fork", "user_invocable": false, "allowed_tools": ["Read"] })
+        );
+        let bare: Share =
+            serde_json::from_str(r#"{"name":"a","description":"d","instructions":"i"}"#).unwrap();
         assert!(bare.frame().manifest.is_none());
-        assert!(serde_json::from_str::<Share>(r#"{"name":"a","description":"d","instructions":"i","context":"x"}"#).is_err());
+        assert!(
+            serde_json::from_str::<Share>(
+                r#"{"name":"a","description":"d","instructions":"i","context":"x"}"#
+            )
+            .is_err()
+        );
     }
 }

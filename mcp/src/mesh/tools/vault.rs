@@ -121,7 +121,12 @@ impl Mesh {
         };
         let value = input.read(self.hands.variable)?;
         let done = vault.set(&input.key, kind, &value).await?;
-        let mut text = format!("{} is stored, version {}; use it in env as {}", input.key, done.version, input.reference());
+        let mut text = format!(
+            "{} is stored, version {}; use it in env as {}",
+            input.key,
+            done.version,
+            input.reference()
+        );
         if !done.services.is_empty() {
             text.push_str(&format!("\nstarts again with it: {}", done.services.join(", ")));
         }
@@ -190,7 +195,8 @@ mod tests {
 
     #[test]
     fn the_answer_names_the_reference_to_write() {
-        let set: Set = serde_json::from_str(r#"{"key":"k","type":"file","mount_path":"/secrets/x.pem"}"#).unwrap();
+        let set: Set =
+            serde_json::from_str(r#"{"key":"k","type":"file","mount_path":"/secrets/x.pem"}"#).unwrap();
         assert_eq!(set.reference(), "$vault:k:file:/secrets/x.pem");
     }
 }

@@ -100,7 +100,8 @@ pub async fn import(here: &Here, args: &ImportArgs) -> Result<(), Failure> {
 
 fn farewell(here: &Here) {
     let record = record::path(&here.config_folder);
-    here.out.remark("a hosted server reaches no network until you say where: claudemesh learn NAME finds it out");
+    here.out
+        .remark("a hosted server reaches no network until you say where: claudemesh learn NAME finds it out");
     here.out.remark(format!(
         "undo: claudemesh import --undo. For that, {} holds the original entries with all that is secret in them; \
          claudemesh import --forget deletes it",
@@ -248,7 +249,9 @@ fn resolve(here: &Here, service: &str, env: &[Variable]) -> Result<(Plain, Secre
             }
             Err(values::Missing(what)) => {
                 let message = format!("its {name} names `{what}`, which is not in your environment");
-                return Err(Failure::user(message).with_cure("Set it and import again, or answer at a terminal."));
+                return Err(
+                    Failure::user(message).with_cure("Set it and import again, or answer at a terminal.")
+                );
             }
         }
     }

@@ -52,7 +52,9 @@ pub fn judge(found: &Found, home: Option<&Path>, service: &str, taken: &[String]
         ));
     }
     if let Some(what) = of_this_machine(program, home) {
-        return Verdict::Leave(format!("{what} is a path of this machine, which a hosted server does not see"));
+        return Verdict::Leave(format!(
+            "{what} is a path of this machine, which a hosted server does not see"
+        ));
     }
     let base = found.places.first().map_or(Path::new("/"), |place| place.base.as_path());
     match source(program, base, home) {
@@ -68,7 +70,11 @@ fn of_this_machine(program: &Program, home: Option<&Path>) -> Option<String> {
         path.is_absolute() && path != Path::new("/") && path.exists()
     };
     // A script is not an argument: its folder goes with it.
-    let runs_folder = |arg: &str| is_script(arg) || program.args.iter().any(|arg| arg == "--directory" || arg == "--project") && is_project(Path::new(arg));
+    let runs_folder = |arg: &str| {
+        is_script(arg)
+            || program.args.iter().any(|arg| arg == "--directory" || arg == "--project")
+                && is_project(Path::new(arg))
+    };
     let arg = program.args.iter().position(|arg| {
         let value = arg.split_once('=').map_or(arg.as_str(), |(_, value)| value);
         is_local(value) && !runs_folder(value)
@@ -174,8 +180,20 @@ fn secret_argument(args: &[String]) -> Option<String> {
 /// By how it begins, or as a URL with a password.
 fn looks_secret(text: &str) -> bool {
     const STARTS: [&str; 14] = [
-        "sk-", "sk_", "pk_live", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "npm_",
-        "pypi-", "Bearer ",
+        "sk-",
+        "sk_",
+        "pk_live",
+        "ghp_",
+        "gho_",
+        "ghs_",
+        "github_pat_",
+        "glpat-",
+        "xoxb-",
+        "xoxp-",
+        "AKIA",
+        "npm_",
+        "pypi-",
+        "Bearer ",
     ];
     let has_password = text.split_once("://").is_some_and(|(_, rest)| {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

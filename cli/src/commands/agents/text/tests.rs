@@ -40,7 +40,10 @@ fn a_new_entry_is_laid_out_like_its_neighbours() {
     let dense = with(Format::Json, r#"{"a":1,"mcpServers":{"b":{}}}"#, &path);
     assert!(dense.starts_with(r#"{"a":1,"mcpServers":{"b":{},"ours":{"type":"stdio","#), "{dense}");
     let empty = with(Format::Json, "", &path);
-    assert!(empty.starts_with("{\n  \"mcpServers\": {\n    \"ours\": {\n      \"type\"") && empty.ends_with("}\n"));
+    assert!(
+        empty.starts_with("{\n  \"mcpServers\": {\n    \"ours\": {\n      \"type\"")
+            && empty.ends_with("}\n")
+    );
 }
 
 #[test]
@@ -99,7 +102,8 @@ fn values_of_a_toml_table_are_exchanged_and_added() {
 
 #[test]
 fn an_entry_that_was_replaced_comes_back_as_it_was_written() {
-    let text = "{\n  \"s\": {\n    \"a\": {\"command\": \"npx\", /* why */ \"n\": 1.50},\n    \"b\": 2\n  }\n}\n";
+    let text =
+        "{\n  \"s\": {\n    \"a\": {\"command\": \"npx\", /* why */ \"n\": 1.50},\n    \"b\": 2\n  }\n}\n";
     let mut document = Document::read(Format::Json, text).unwrap();
     let raw = document.raw(&["s", "a"]).unwrap();
     document.set(&["s", "a"], &entry()).unwrap();
@@ -109,7 +113,8 @@ fn an_entry_that_was_replaced_comes_back_as_it_was_written() {
 
 #[test]
 fn lists_grow_and_shrink_at_their_end() {
-    for text in ["{\n  \"h\": {\n    \"Stop\": [\n      {\"a\": 1}\n    ]\n  }\n}", "{\"h\":{\"Stop\":[1]}}"] {
+    for text in ["{\n  \"h\": {\n    \"Stop\": [\n      {\"a\": 1}\n    ]\n  }\n}", "{\"h\":{\"Stop\":[1]}}"]
+    {
         let mut document = Document::read(Format::Json, text).unwrap();
         document.push(&["h", "Stop"], &entry()).unwrap();
         assert_eq!(document.value()["h"]["Stop"][1], entry().value());
@@ -165,24 +170,26 @@ fn configuration() -> impl Strategy<Value = String> {
     let item = (value, comment);
     let items = prop::collection::vec(item, 1..5);
     let indent = prop_oneof![Just("  "), Just("\t"), Just("    ")];
-    (items.clone(), items, indent, any::<[bool; 3]>()).prop_map(|(servers, others, indent, [crlf, trailing, has])| {
-        let write = |items: &[(String, &str)], indent: &str, name: &str| {
-            let mut text = String::new();
-            for (at, (value, comment)) in items.iter().enumerate() {
-                let comma = if trailing || at + 1 < items.len() { "," } else { "" };
-                text.push_str(&format!("\n{indent}\"{name}{at}\": {value}{comma}{comment}"));
-            }
-            text
-        };
-        let inner = write(&servers, &indent.repeat(2), "s");
-        let outer = write(&others, indent, "o");
-        let text = if has {
-            format!("// head\n{{\n{indent}\"mcpServers\": {{{inner}\n{indent}}},{outer}\n}}\n")
-        } else {
-            format!("{{{outer}\n}}\n")
-        };
-        if crlf { text.replace('\n', "\r\n") } else { text }
-    })
+    (items.clone(), items, indent, any::<[bool; 3]>()).prop_map(
+        |(servers, others, indent, [crlf, trailing, has])| {
+            let write = |items: &[(String, &str)], indent: &str, name: &str| {
+                let mut text = String::new();
+                for (at, (value, comment)) in items.iter().enumerate() {
+                    let comma = if trailing || at + 1 < items.len() { "," } else { "" };
+                    text.push_str(&format!("\n{indent}\"{name}{at}\": {value}{comma}{comment}"));
+                }
+                text
+            };
+            let inner = write(&servers, &indent.repeat(2), "s");
+            let outer = write(&others, indent, "o");
+            let text = if has {
+                format!("// head\n{{\n{indent}\"mcpServers\": {{{inner}\n{indent}}},{outer}\n}}\n")
+            } else {
+                format!("{{{outer}\n}}\n")
+            };
+            if crlf { text.replace('\n', "\r\n") } else { text }
+        },
+    )
 }
 
 proptest! {

@@ -10,7 +10,8 @@ use super::{Fault, Shape, Step};
 fn tree(text: &str) -> Result<Document<&str>, Fault> {
     Document::parse(text).map_err(|e| {
         let at = e.span().map_or(0, |span| span.start).min(text.len());
-        let before = &text[..text.floor_char_boundary(at)];
+        let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let before = &text[..at];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         Fault::Syntax { line, column, what: e.message().to_owned() }
@@ -194,9 +195,9 @@ pub fn remove(text: &str, path: &[Step]) -> Result<String, Fault> {
 /// The empty line that set a table off goes with it.
 fn with_blank_before(text: &str, range: Range<usize>) -> Range<usize> {
     let before = &text[..range.start];
-    let blank = ["\r\n", "\n"].into_iter().find(|end| {
-        before.strip_suffix(end).is_some_and(|rest| rest.ends_with('\n'))
-    });
+    let blank = ["\r\n", "\n"]
+        .into_iter()
+        .find(|end| before.strip_suffix(end).is_some_and(|rest| rest.ends_with('\n')));
     let is_table = text[range.clone()].trim_start().starts_with('[');
     range.start - blank.filter(|_| is_table).map_or(0, str::len)..range.end
 }

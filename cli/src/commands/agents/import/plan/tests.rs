@@ -29,7 +29,8 @@ fn verdict(line: &str) -> Verdict {
 
 #[test]
 fn packages_are_hosted_whatever_the_path_of_their_runner() {
-    for line in ["npx -y @a/b --x", "/usr/bin/npx pkg", "uvx --from pkg tool", "bunx pkg", "uv tool run pkg"] {
+    for line in ["npx -y @a/b --x", "/usr/bin/npx pkg", "uvx --from pkg tool", "bunx pkg", "uv tool run pkg"]
+    {
         let Verdict::Host { source: Source::Package(words), .. } = verdict(line) else { panic!("{line}") };
         assert!(!words[0].contains('/'), "{words:?}");
     }
@@ -50,7 +51,9 @@ fn what_stays_says_why() {
         assert!(!why.contains("abc") && !why.contains("u:p"), "{why}");
     }
     let found = found(Path::new("/"), "npx pkg", &[]);
-    assert!(matches!(judge(&found, None, "x", &["x".into()]), Verdict::Leave(why) if why.contains("already")));
+    assert!(
+        matches!(judge(&found, None, "x", &["x".into()]), Verdict::Leave(why) if why.contains("already"))
+    );
 }
 
 #[test]
