@@ -122,7 +122,7 @@ async fn twenty_sessions_share_ten_servers_and_are_twenty_peers() {
         assert_eq!(servers.len(), SERVICES, "one process a service, whoever calls: {servers:?}");
         let is_server = |found: &processes::Found| found.command.contains("server.py");
         let running = processes::of(world.path()).into_iter().filter(is_server);
-        println!("server processes by their command: {}", running.count());
+        assert_eq!(running.count(), SERVICES, "as the system counts them");
         eventually("twenty presences", async || (presences(world).await.len() == SESSIONS).then_some(()))
             .await;
 

@@ -1,6 +1,5 @@
 //! Skills from the command line: shared from a folder, a zip and git, shown, written out again, and taken back.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 use std::os::unix::fs::PermissionsExt as _;
 
