@@ -45,6 +45,16 @@ say "Who opened it, for what"
 show "vault ledger demo-token"
 mine vault ledger demo-token -n 5
 
+say "What Claude Code or any other MCP client starts to use it: one service as one MCP server over stdio"
+show "mcp --service everything     # asked for its tools, then to add 19 and 23, as a client would"
+# What was asked is answered, though nothing more will come.
+printf '%s\n' \
+  '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"run.sh","version":"0"}}}' \
+  '{"jsonrpc":"2.0","method":"notifications/initialized"}' \
+  '{"jsonrpc":"2.0","id":2,"method":"tools/list"}' \
+  '{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"get-sum","arguments":{"a":19,"b":23}}}' |
+  mine mcp --service everything | cut -c -160
+
 say "What runs"
 show "ls"
 mine ls
@@ -52,6 +62,9 @@ mine ls
 cat <<TXT
 
 claudemesh is up. In another terminal (the binary is $claudemesh):
+  claudemesh connect claude-code              the mesh in your Claude Code; also codex, cursor, vscode, gemini, opencode
+  claudemesh launch                           or one Claude Code session with it, and no file changed
+  claudemesh import                           host the MCP servers that your clients have already
   claudemesh tools everything                 what the server offers
   claudemesh deploy time --uvx mcp-server-time
   claudemesh vault set KEY                    a secret of your own; then --env 'NAME=\$vault:KEY'

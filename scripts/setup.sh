@@ -66,12 +66,18 @@ add_clients() {
   [ "$(cat "$dir/installed" 2>/dev/null)" = "$wish" ] && return
   say "adding ${wish// /, } under .tools/clients"
   mkdir -p "$dir"
-  npm install --silent --no-audit --no-fund --prefix "$dir" "${node_tools[@]}" >&2
+  # What it was is only known to be whole once all of this has worked.
+  rm -f "$dir/installed"
+  npm install --loglevel=error --no-audit --no-fund --prefix "$dir" "${node_tools[@]}" >&2
   local tool venv
   for tool in "${python_tools[@]}"; do
     venv=$dir/python-${tool#mcp==}
     uv venv --quiet --allow-existing "$venv" >&2
     uv pip install --quiet --python "$venv/bin/python" "$tool" >&2
+  done
+  # The programs proper are optional dependencies, one for each kind of machine: npm does not mind when a download of them fails.
+  for tool in claude codex gemini opencode; do
+    "$dir/node_modules/.bin/$tool" --version >/dev/null || { say "$tool does not run: is $dir incomplete?"; exit 1; }
   done
   printf '%s' "$wish" >"$dir/installed"
 }

@@ -14,19 +14,23 @@ pub struct Direct {
     next: u64,
 }
 
-/// What a hosted server was started with, read from its process.
+/// What to start a server with.
 pub struct Recipe {
     pub argv: Vec<String>,
     pub cwd: PathBuf,
+    /// Besides what this process has.
+    pub env: Vec<(String, String)>,
 }
 
 impl Recipe {
+    /// As a hosted server was started, read from its process.
+    ///
     /// # Errors
     /// When the process is gone.
     pub fn of_process(pid: i64) -> Result<Self> {
         let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
         let argv = cmdline.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
-        Ok(Self { argv, cwd: std::fs::read_link(format!("/proc/{pid}/cwd"))? })
+        Ok(Self { argv, cwd: std::fs::read_link(format!("/proc/{pid}/cwd"))?, env: vec![] })
     }
 }
 
@@ -40,6 +44,7 @@ impl Direct {
         let mut child = Command::new(program)
             .args(args)
             .current_dir(&recipe.cwd)
+            .envs(recipe.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -52,6 +57,10 @@ impl Direct {
         direct.request("initialize", hello)?;
         direct.write(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.to_owned())?;
         Ok(direct)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn write(&mut self, mut line: String) -> Result<()> {

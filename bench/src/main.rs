@@ -1,7 +1,8 @@
-//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|vault|all] --binary PATH`.
+//! The figures of `docs/benchmarks.md`. `bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|vault|agents|all] --binary PATH`.
 //!
 //! Each measures against a baseline in the same run, so that ratios hold on any machine.
 
+mod agents;
 mod calls;
 mod cells;
 mod direct;
@@ -19,9 +20,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str =
-    "usage: bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|vault|all]… [--binary PATH]";
-const ALL: [&str; 9] =
-    ["calls", "lists", "redeploy", "restart", "memory", "jail", "egress", "tiers", "vault"];
+    "usage: bench [calls|lists|redeploy|restart|memory|jail|egress|tiers|vault|agents|all]… [--binary PATH]";
+const ALL: [&str; 10] =
+    ["calls", "lists", "redeploy", "restart", "memory", "jail", "egress", "tiers", "vault", "agents"];
 
 struct Wanted {
     what: Vec<String>,
@@ -78,6 +79,7 @@ async fn run(name: &str, binary: &Path) -> Result<()> {
         "jail" => blocking(jails::run, binary).await,
         "egress" => blocking(ways_out::run, binary).await,
         "tiers" => tiers::run(binary).await,
+        "agents" => agents::run(binary).await,
         "vault" => vaulted::run(binary).await,
         _ => states::memory(binary).await,
     }

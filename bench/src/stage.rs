@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::direct::Recipe;
 use anyhow::{Context as _, Result, bail, ensure};
 use client::{Announce, Config, Connection, Membership, MeshVault, Reconnect};
 use tempfile::TempDir;
@@ -112,6 +113,35 @@ impl Stage {
     pub async fn connect(&self) -> Result<Connection> {
         let membership = Membership::of(&self.entry()?)?;
         Ok(Connection::open(membership, Announce::here("human", "bench"), Reconnect::Never).await?)
+    }
+
+    /// How an MCP client starts the proxy of a service, in a session of its own choice.
+    pub fn proxy(&self, service: &str, session: &str) -> Recipe {
+        let words = ["mcp", "--service", service].map(str::to_owned);
+        let config = self.dir.path().join("config").to_string_lossy().into_owned();
+        Recipe {
+            argv: [self.binary.to_string_lossy().into_owned()].into_iter().chain(words).collect(),
+            cwd: self.dir.path().to_owned(),
+            env: vec![
+                ("CLAUDEMESH_CONFIG_DIR".to_owned(), config),
+                ("CLAUDEMESH_SESSION_ID".to_owned(), session.to_owned()),
+            ],
+        }
+    }
+
+    /// The processes that run the echo server here.
+    ///
+    /// # Errors
+    /// When there is no `/proc`.
+    pub fn echo_servers(&self) -> Result<usize> {
+        let root = self.dir.path().to_string_lossy().into_owned();
+        let is_one = |pid: &str| {
+            let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let program = words.split('\0').next().unwrap_or_default();
+            program.starts_with(&root) && program.ends_with("/echo")
+        };
+        let names = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name());
+        Ok(names.filter(|name| name.to_str().is_some_and(is_one)).count())
     }
 
     /// Runs a command of the binary that must work.

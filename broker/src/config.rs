@@ -52,8 +52,9 @@ pub struct Limits {
 
 /// How much larger than others a frame of [`BULKY`] may be, and all frames before the connection ends.
 pub(crate) const HARD_CAP_FACTOR: usize = 8;
-/// A skill with its files, the tools of a live server, what such a server answered.
-const BULKY: [&str; 3] = ["share_skill", "mcp_register", "mcp_call_response"];
+/// A skill with its files, the tools of a live server, what such a server answered, what a client answered a server: without that
+/// answer its call would wait for its end.
+const BULKY: [&str; 4] = ["share_skill", "mcp_register", "mcp_call_response", "mcp_ask_answer"];
 
 impl Limits {
     /// Most bytes of a frame of this type.

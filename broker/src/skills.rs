@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use catalog::access::{self, Action, Caller, Decision, Subject};
+use wire::depth::{MAX_DEPTH, is_too_deep};
 use wire::peer::skills::{ShareSkill, Skill as WireSkill, SkillEntry, SkillEvent, SkillFile, is_bundle_path};
 use wire::{ErrorCode, MeshId, Scope, ServiceName};
 
@@ -153,11 +154,12 @@ fn read(caller: &Caller, frame: ShareSkill) -> Result<Skill, FrameError> {
         return Err(FrameError::invalid(message));
     }
     if let Some(manifest) = &manifest {
-        if !manifest.get().starts_with('{') {
-            return Err(FrameError::invalid("manifest: a JSON object"));
-        }
         if manifest.get().len() > MAX_MANIFEST {
             return Err(too_large(format!("manifest: at most {MAX_MANIFEST} bytes")));
+        }
+        if !manifest.get().starts_with('{') || is_too_deep(manifest.get().as_bytes()) {
+            let rule = format!("manifest: a JSON object that is nested at most {MAX_DEPTH} deep");
+            return Err(FrameError::invalid(rule));
         }
     }
     let size = instructions.len() + bundle_size(&files)?;

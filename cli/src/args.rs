@@ -112,7 +112,7 @@ pub enum Command {
     Restore(BackupArgs),
     /// Put the mesh into an MCP client's configuration
     Connect(ConnectArgs),
-    /// Take it out again
+    /// Take the mesh out of an MCP client's configuration again
     Disconnect(DisconnectArgs),
     /// Host the MCP servers that your clients are configured with
     Import(ImportArgs),
@@ -158,7 +158,6 @@ impl Command {
             Self::Launch(args) => &args.place,
             Self::Mcp(args) => &args.place,
             Self::Share(args) => &args.place,
-            Self::Skill(args) => &args.place,
             Self::Hook(args) => &args.place,
             Self::Status(args)
             | Self::Why(args)
@@ -182,6 +181,7 @@ impl Command {
                 return place.mesh.as_deref();
             }
             Self::Runner(args) => return args.place.mesh.as_deref(),
+            Self::Skill(args) => return args.place.mesh.as_deref(),
             Self::Backup(_)
             | Self::Restore(_)
             | Self::Up(_)
@@ -274,6 +274,7 @@ mod tests {
         assert_eq!(parse("claudemesh --mesh a ls").mesh.as_deref(), Some("a"));
         assert_eq!(parse("claudemesh ls --mesh a").command.mesh(), Some("a"));
         assert_eq!(parse("claudemesh logs x --mesh a --json").command.mesh(), Some("a"));
+        assert_eq!(parse("claudemesh skill ls --mesh a").command.mesh(), Some("a"));
     }
 
     #[test]
@@ -315,6 +316,13 @@ mod tests {
             "vault set a/b",
             "vault rm",
             "key",
+            "connect",
+            "connect notepad",
+            "import --undo --only x",
+            "mcp --service x --channel",
+            "share x",
+            "share x --stop -- y",
+            "skill share --ref v1",
         ] {
             assert!(Cli::try_parse_from(format!("claudemesh {line}").split_whitespace()).is_err(), "{line}");
         }
@@ -356,6 +364,18 @@ mod tests {
             "claudemesh vault ledger github-token --service github",
             "claudemesh key rotate",
             "claudemesh consent github --yes",
+            "claudemesh connect claude-code codex --services --dry-run",
+            "claudemesh disconnect claude-code --yes",
+            "claudemesh import --only github --only jira -y",
+            "claudemesh import --undo",
+            "claudemesh launch --name Ana --role review --groups eng:lead,ops --channel -- -p hi --model x",
+            "claudemesh mcp --service everything --mesh a",
+            "claudemesh share lab --persistent --description x -- python3 server.py --port 1",
+            "claudemesh share lab --stop",
+            "claudemesh skill share packages/tidy --git https://x/y.git --ref v1 --name tidy --mesh a",
+            "claudemesh hook needs-input",
+            "claudemesh status-line",
+            "claudemesh doctor --fix",
             "claudemesh deploy gh --run-as caller --inject api.github.com --inject b.com:8443 --unmasked-results p",
         ] {
             parse(line);

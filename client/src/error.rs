@@ -15,6 +15,9 @@ pub enum ClientError {
     Closed(String),
     #[error("no answer within {0} s")]
     Timeout(u64),
+    /// There was no link for so long that the request was given up before it was sent.
+    #[error("the broker could not be reached for {0} s; nothing was sent")]
+    Unsent(u64),
     /// A stream was read too slowly and the broker could not be made to wait.
     #[error("the stream was read too slowly")]
     Lagged,
@@ -36,6 +39,7 @@ impl ClientError {
             Self::Unreachable { .. }
             | Self::Closed(_)
             | Self::Timeout(_)
+            | Self::Unsent(_)
             | Self::Lagged
             | Self::Protocol(_)
             | Self::Local(_) => None,
@@ -45,9 +49,11 @@ impl ClientError {
     pub fn class(&self) -> Class {
         match self {
             Self::Broker { code, .. } => code.map_or(Class::Platform, ErrorCode::class),
-            Self::Unreachable { .. } | Self::Closed(_) | Self::Timeout(_) | Self::Lagged => {
-                Class::Unavailable
-            }
+            Self::Unreachable { .. }
+            | Self::Closed(_)
+            | Self::Timeout(_)
+            | Self::Unsent(_)
+            | Self::Lagged => Class::Unavailable,
             Self::Protocol(_) => Class::Platform,
             Self::Local(_) => Class::User,
             Self::Vault { code, .. } => code.class(),

@@ -60,7 +60,7 @@ impl SessionEnv {
         ancestors.map(|pid| SessionPlace { dir: dir.clone(), session_id: id_of_process(pid) }).collect()
     }
 
-    /// As `name`, unless the environment has another; the role is that of every group that has none of its own.
+    /// As `name`, unless the environment has another; the role is also that of every group that has none of its own.
     pub fn announce(&self, name: Option<String>, peer_type: &str, channel: &str) -> Announce {
         let with_role = |group: &Group| Group {
             name: group.name.clone(),
@@ -70,6 +70,7 @@ impl SessionEnv {
         Announce {
             display_name: self.display_name.clone().or(name),
             groups: (!groups.is_empty()).then_some(groups),
+            role: self.role.clone(),
             ..Announce::here(peer_type, channel)
         }
     }
@@ -145,14 +146,20 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_that_of_the_groups_that_have_none() {
+    fn a_role_is_the_sessions_and_that_of_the_groups_that_have_none() {
         let env = SessionEnv {
             role: Some("review".into()),
             groups: parse_groups("eng:lead,ops").unwrap(),
             ..SessionEnv::default()
         };
         let announce = env.announce(Some("Ana".into()), "ai", "t");
-        assert_eq!(announce.display_name.as_deref(), Some("Ana"));
+        assert_eq!(
+            (announce.display_name.as_deref(), announce.role.as_deref()),
+            (Some("Ana"), Some("review"))
+        );
         assert_eq!(announce.groups.unwrap(), [group("eng", Some("lead")), group("ops", Some("review"))]);
+        let alone =
+            SessionEnv { role: Some("review".into()), ..SessionEnv::default() }.announce(None, "ai", "t");
+        assert_eq!((alone.role.as_deref(), alone.groups), (Some("review"), None));
     }
 }

@@ -26,6 +26,7 @@ mod turn;
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use wire::RawJson;
 
@@ -81,9 +82,11 @@ pub trait Offer: Send + Sync + 'static {
 
     fn changes(&self) -> watch::Receiver<Changes>;
 
-    /// What the client wants to hear outside of requests; called anew whenever that changes.
-    fn subscribe(&self, resources: Vec<String>, log_level: Option<String>) {
+    /// What the client wants to hear outside of requests; called anew whenever that changes. What comes back is done when all of it
+    /// will be heard, as far as it can be.
+    fn subscribe(&self, resources: Vec<String>, log_level: Option<String>) -> BoxFuture<'static, ()> {
         let _ = (resources, log_level);
+        Box::pin(std::future::ready(()))
     }
 
     /// Whether the server behind this request answers in the modern era; `None`: as [`About::is_modern`] says. For offers that

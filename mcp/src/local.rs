@@ -3,7 +3,8 @@
 //! Here: its process, the handshake in the era that it speaks, its tools as they change, calls, starting it again. Not here: the
 //! mesh (`crate::mesh`, the command `share`), JSON-RPC over its pipes ([`crate::stdio`]).
 //! Invariants: it runs as a child with the person's own environment, in a process group of its own, and the group ends with the
-//! [`LocalServer`]; nobody here answers what it asks of a client: it has no roots, and everything else is an unknown method.
+//! [`LocalServer`] (of a process that is killed, a server that does not end with its stdin stays: only the kernel could help, by
+//! `unsafe` code); nobody here answers what it asks of a client: it has no roots, and everything else is an unknown method.
 
 mod greet;
 mod process;
@@ -246,10 +247,14 @@ impl Owner {
                 }
             }
         };
+        // A listener that ends is no end of the server, nor of what follows its tools.
+        let listening = async {
+            greet::listen(peer, era).await;
+            std::future::pending().await
+        };
         tokio::select! {
             never = changes => never,
-            // A listener that ends is no end of the server.
-            () = greet::listen(peer, era) => std::future::pending().await,
+            never = listening => never,
         }
     }
 

@@ -10,6 +10,7 @@ pub mod dice;
 pub mod docker;
 pub mod fixture;
 pub mod git;
+pub mod mcp_client;
 pub mod peer;
 pub mod person;
 pub mod pg;

@@ -212,6 +212,34 @@ async fn a_session_that_begins_while_the_broker_is_away_sees_the_last_known_tool
 }
 
 #[tokio::test]
+async fn a_service_that_the_session_itself_deploys_tells_its_progress_and_is_there() {
+    let Some(clients) = programs::folder() else { return };
+    World::scene(async |world| {
+        let heard = world.folder("heard").join("lines");
+        let entry = mesh_entry(&world.owner).recorded(&heard);
+        let (session, turn) = Session::start(&clients, &world.folder("claude"), &[entry]).await;
+        let folder = fixture::python_folder(&world.folder("python"));
+        let arguments = json!({ "server_name": "echo", "path": folder.to_str().unwrap() });
+        let turn = session.model.call(turn, "mcp__claudemesh__mesh_mcp_deploy", arguments).await;
+        let outcome = turn.outcome();
+        assert!(!outcome.is_error && outcome.text.contains("svc__echo__echo"), "{outcome:?}");
+        // Only who gives a token is told: Claude Code did.
+        let lines = std::fs::read_to_string(&heard).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let progress = lines.filter(|line| line["method"] == "notifications/progress");
+        let told: Vec<_> = progress.map(|line| line["params"]["message"].to_string()).collect();
+        assert!(told.iter().any(|message| message.contains("upload")), "{told:?}");
+        assert!(told.len() > 2, "{told:?}");
+
+        let echo = "mcp__claudemesh__svc__echo__echo";
+        let turn = session.model.until(turn, "echo is listed", BUSY, |turn| turn.offers(echo)).await;
+        let turn = session.says(turn, echo, json!({ "text": "hi" }), "hi").await;
+        session.end(turn).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_launched_session_has_the_mesh_and_each_service_as_a_server() {
     let Some(clients) = programs::folder() else { return };
     World::scene(async |world| {

@@ -28,6 +28,32 @@ fn hosted(world: &World, service: &str) -> programs::Entry {
     programs::mesh_entry(service, &world.owner, &["--service", service])
 }
 
+/// What a client sees of a bare server, less what is known to be missing from the hosted one; the reasons are in
+/// `docs/compatibility.md`. Only the bare side is changed: where the hosted server says it after all, the test fails.
+fn as_hosted(sdk: Sdk, mut bare: Vec<Value>) -> Vec<Value> {
+    let at = |step: &str| bare.iter().position(|seen| seen["step"] == step).expect("every client does this");
+    let (server, tools) = (at("server"), at("tools"));
+    // Tasks are not hosted: a task would have to outlive the process that asked for it.
+    if let Some(capabilities) = bare[server]["capabilities"].as_object_mut() {
+        capabilities.remove("tasks");
+    }
+    // A server of the legacy era is hosted in both; this client then takes the modern one, whose types do not know these fields.
+    // They are on the wire: the other SDK, and this one in the legacy era, see them.
+    if sdk == Sdk::TypeScript2Auto {
+        for tool in bare[tools]["result"].as_array_mut().into_iter().flatten() {
+            tool.as_object_mut().unwrap().remove("execution");
+        }
+        for seen in &mut bare {
+            let asked = seen.pointer_mut("/result/asked").and_then(Value::as_array_mut);
+            for asked in asked.into_iter().flatten() {
+                let params = asked.get_mut("params").and_then(Value::as_object_mut);
+                params.map(|params| params.remove("elicitationId"));
+            }
+        }
+    }
+    bare
+}
+
 /// Plays a scenario with every SDK against the bare command and against the hosted service; a fresh instance for each, because
 /// scenarios leave traces.
 async fn compare(world: &World, clients: &Path, scenario: &str, bare: &[String], service: &str) {
@@ -38,7 +64,7 @@ async fn compare(world: &World, clients: &Path, scenario: &str, bare: &[String],
         world.owner.ok(["start", service]).await;
         let entry = hosted(world, service);
         let served = sdk.transcript(clients, scenario, &entry.command, &entry.env).await;
-        let found = differences(&alone, &served);
+        let found = differences(&as_hosted(sdk, alone), &served);
         wrong.extend(found.into_iter().map(|difference| format!("{sdk:?} {difference}")));
     }
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));

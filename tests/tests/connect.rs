@@ -127,6 +127,7 @@ async fn every_client_is_connected_once_and_gets_its_own_text_back() {
         assert!(written.contains(exe.to_str().unwrap()) && written.contains("mesh config"), "{written}");
         let again = home.ok(&["connect", client, "--yes"]).await;
         assert!(again.contains("nothing to do") && !again.contains("+++"), "{again}");
+        home.ok(&["--mesh", "acme", "connect", client, "--yes"]).await;
         home.ok(&["disconnect", client, "--yes"]).await;
         match texts.get(client) {
             Some(text) => assert_eq!(fs::read_to_string(home.path(file)).unwrap(), *text, "{client}"),
@@ -134,6 +135,12 @@ async fn every_client_is_connected_once_and_gets_its_own_text_back() {
         }
     }
     assert!(!home.path(".claude/settings.json").exists());
+    let copies = home.all().into_keys().filter(|path| path.to_string_lossy().ends_with(".bak"));
+    assert_eq!(
+        copies.collect::<Vec<_>>(),
+        [PathBuf::new(); 0],
+        "copies of what is back, with secrets in them"
+    );
 }
 
 #[tokio::test]

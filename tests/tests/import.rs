@@ -60,6 +60,7 @@ async fn a_server_of_two_clients_is_hosted_once_and_can_be_put_back() {
         });
         let claude = json!({ "theme": "dark", "mcpServers": {
             "My Keeper": entry,
+            "again": { "command": "node", "args": [folder.join("index.js"), "--two"] },
             "far": { "type": "http", "url": "https://mcp.example/" },
             "boxed": { "command": "docker", "args": ["run", "-i", "x"] },
         } });
@@ -81,7 +82,17 @@ async fn a_server_of_two_clients_is_hosted_once_and_can_be_put_back() {
         let services = world.owner.json(["ls"]).await;
         let names: Vec<&str> =
             services["services"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["my-keeper"]);
+        assert_eq!(names, ["again", "my-keeper"]);
+        let copies = fs::read_dir(home).unwrap().flatten().filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with(".claude.json.") && name.to_string_lossy().ends_with(".bak")
+        });
+        let copies: Vec<String> = copies.map(|entry| read(&entry.path())).collect();
+        assert_eq!(
+            copies,
+            [before[0].clone()],
+            "one copy of the file as it was, and none of what is between"
+        );
         let held = async |name: &str| {
             world.owner.peer().await.call_text("my-keeper", "digest", json!({ "name": name })).await
         };
@@ -105,7 +116,7 @@ async fn a_server_of_two_clients_is_hosted_once_and_can_be_put_back() {
         use std::os::unix::fs::PermissionsExt as _;
         assert_eq!(fs::metadata(&record).unwrap().permissions().mode() & 0o777, 0o600);
         let undone = run(world, &["import", "--undo", "--yes"], true).await;
-        assert!(undone.contains("still hosted: my-keeper"), "{undone}");
+        assert!(undone.contains("still hosted: again, my-keeper"), "{undone}");
         assert_eq!([&claude, &cursor, &broken].map(|path| read(path)), before);
         assert!(!record.exists(), "there is nothing left to undo");
     })
@@ -137,19 +148,22 @@ async fn tables_of_codex_and_a_shared_file_are_replaced_and_put_back() {
         let [one, two] = ["one", "two"].map(|name| fixture::write_tree(&world.folder(name), &files));
         let script = |folder: &Path| folder.join("index.js").display().to_string();
         let toml = format!(
-            "model = \"m\"\n\n# mine\n[mcp_servers.one]\ncommand = \"node\" # why\nargs = [\"{}\"]\n\n[mcp_servers.one.env]\nA = \"b\"\n",
+            "model = \"m\"\n\n# mine\n[mcp_servers.one]\ncommand = \"node\" # why\nargs = [\"{}\"]\ndisabled_tools = [\"crash\"]\n\n[mcp_servers.one.env]\nA = \"b\"\n",
             script(&one)
         );
         let codex = write(home.join(".codex/config.toml"), &toml);
-        let shared = json!({ "mcpServers": { "two": { "command": "node", "args": [script(&two)] } } }).to_string();
+        let shared = json!({ "mcpServers": { "two": { "command": "node", "args": [script(&two)], "cwd": "/", "timeout": 9, "x": { "y": [1] } } } }).to_string();
         let shared = write(home.join(".mcp.json"), &shared);
         let before = [&codex, &shared].map(|path| read(path));
         run(world, &["import", "--yes"], true).await;
         let text = read(&codex);
         assert!(text.starts_with("model = \"m\"\n\n# mine\n") && !text.contains("one.env"), "{text}");
         assert!(text.contains("\"--service\", \"one\""), "{text}");
+        assert!(text.contains("disabled_tools = [\"crash\"]"), "what is about its tools stays: {text}");
         let entry: Value = serde_json::from_str(&read(&shared)).unwrap();
         assert_eq!(entry["mcpServers"]["two"]["command"], "claudemesh", "no path of this machine");
+        let two = &entry["mcpServers"]["two"];
+        assert_eq!((&two["timeout"], &two["x"], &two["cwd"]), (&json!(9), &json!({ "y": [1] }), &Value::Null));
         run(world, &["import", "--undo", "--yes"], true).await;
         assert_eq!(read(&shared), before[1]);
         // A table comes back whole, at the end of the file.

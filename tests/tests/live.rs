@@ -57,6 +57,14 @@ async fn a_server_of_one_member_is_called_by_another_and_goes_with_its_command()
         assert_eq!(tool["x-unknown"]["kept"], json!([1, 2.0, null]), "whole definitions");
         assert_eq!(fixture::text(&echo(&peer, "over the mesh").await["result"]), "over the mesh");
 
+        // It is looked at like a hosted one.
+        let shown = bo.ok(["tools", "tools", "echo"]).await;
+        assert!(shown.contains("claudemesh call tools echo"), "{shown}");
+        let card = bo.ok(["status", "tools"]).await;
+        assert!(card.contains("online") && card.contains("lent by      me"), "{card}");
+        assert_eq!(bo.json(["status", "tools"]).await["hostedBy"], "me");
+        assert_eq!(bo.refused(["tools", "nothing"]).await.code, "not_found");
+
         let path = fixture::python_folder(&world.folder("lent"));
         let path = path.to_str().unwrap();
         let taken = bo.refused(["share", "tools", "--", "python3", &format!("{path}/server.py")]).await;

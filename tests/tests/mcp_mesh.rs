@@ -1,144 +1,9 @@
 //! `claudemesh mcp`: the whole mesh as one MCP server, line by line as a client sees it; and the channel beside it.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
-
-use std::process::Stdio;
-
 use serde_json::{Value, json};
 use tests::fixture::{self, text};
-use tests::peer::PATIENCE;
+use tests::mcp_client::{Client, TOOLS_CHANGED};
 use tests::{Person, World};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout};
-use tokio::time::timeout;
-
-const LEGACY: &str = "2025-11-25";
-const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
-
-/// An MCP client over the pipes of a real process.
-struct Client {
-    child: Child,
-    stdin: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-    next: u64,
-    /// Notifications that nobody has waited for yet.
-    heard: Vec<Value>,
-}
-
-impl Client {
-    /// Starts `claudemesh mcp …` and says nothing yet. Each is a session of its own.
-    fn start(person: &Person, session: &str, flags: &[&str]) -> Self {
-        let mut command = person.command([&["mcp"], flags].concat());
-        command.env("CLAUDEMESH_SESSION_ID", session).stdin(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, stdin, lines, next: 0, heard: Vec::new() }
-    }
-
-    /// With the handshake of the legacy era.
-    async fn legacy(person: &Person, session: &str, flags: &[&str]) -> Self {
-        let mut client = Self::start(person, session, flags);
-        let about = client.initialize().await;
-        assert_eq!(about["protocolVersion"], LEGACY);
-        client
-    }
-
-    async fn initialize(&mut self) -> Value {
-        let params = json!({ "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
-        let about = self.request("initialize", params).await;
-        self.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
-        about
-    }
-
-    async fn send(&mut self, message: &Value) {
-        self.stdin.write_all(format!("{message}\n").as_bytes()).await.unwrap();
-    }
-
-    async fn line(&mut self) -> Value {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the server says something");
-        let line = line.unwrap().expect("the server is there");
-        serde_json::from_str(&line).unwrap_or_else(|e| panic!("not JSON ({e}): {line}"))
-    }
-
-    /// The whole answer.
-    async fn ask(&mut self, method: &str, params: Value) -> Value {
-        self.next += 1;
-        let id = self.next;
-        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })).await;
-        loop {
-            let line = self.line().await;
-            if line["id"] == id {
-                return line;
-            }
-            self.heard.push(line);
-        }
-    }
-
-    async fn request(&mut self, method: &str, params: Value) -> Value {
-        let answer = self.ask(method, params).await;
-        assert!(answer["error"].is_null(), "{method}: {answer}");
-        answer["result"].clone()
-    }
-
-    async fn call(&mut self, tool: &str, args: Value) -> Value {
-        self.request("tools/call", json!({ "name": tool, "arguments": args })).await
-    }
-
-    /// The text of a call that must work.
-    async fn says(&mut self, tool: &str, args: Value) -> String {
-        let result = self.call(tool, args).await;
-        assert_ne!(result["isError"], true, "{tool}: {result}");
-        text(&result)
-    }
-
-    /// The text of a call that must be refused.
-    async fn refuses(&mut self, tool: &str, args: Value) -> String {
-        let result = self.call(tool, args).await;
-        assert_eq!(result["isError"], true, "{tool}: {result}");
-        text(&result)
-    }
-
-    /// The next notification of this method that `fits`; those before it are dropped.
-    async fn hears(&mut self, method: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let mut heard: std::collections::VecDeque<Value> = std::mem::take(&mut self.heard).into();
-        loop {
-            let line = match heard.pop_front() {
-                Some(line) => line,
-                None => self.line().await,
-            };
-            if line["method"] == method && fits(&line["params"]) {
-                self.heard = heard.into();
-                return line["params"].clone();
-            }
-        }
-    }
-
-    async fn tools(&mut self) -> Vec<Value> {
-        let listed = self.request("tools/list", json!({})).await;
-        listed["tools"].as_array().unwrap().clone()
-    }
-
-    /// Lists again at each change, until the list is as wanted: a change may be told in several steps.
-    async fn tools_until(&mut self, what: &str, fits: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        loop {
-            let tools = self.tools().await;
-            if fits(&tools) {
-                return tools;
-            }
-            eprintln!("waiting for: {what}");
-            self.hears(TOOLS_CHANGED, |_| true).await;
-        }
-    }
-
-    /// As a client leaves: it closes stdin and waits.
-    async fn leave(self) {
-        let Self { mut child, stdin, .. } = self;
-        drop(stdin);
-        let status = timeout(PATIENCE, child.wait()).await.expect("the server ends with its client").unwrap();
-        assert!(status.success(), "{status}");
-    }
-}
 
 fn has(tools: &[Value], name: &str) -> bool {
     tools.iter().any(|tool| tool["name"] == name)
@@ -288,6 +153,38 @@ async fn a_server_of_this_machine_is_lent_while_the_session_lives() {
         other.tools_until("local went with its session", |tools| !has(tools, "svc__local__echo")).await;
         assert_eq!(other.says("mesh_mcp_list", json!({})).await, "No live server is lent to the mesh.");
         other.leave().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_lent_for_good_is_offline_when_its_process_ends_though_the_session_goes_on() {
+    World::scene(async |world| {
+        let bo = world.join("bo", &[]).await;
+        // Another process of the session, which keeps the link up.
+        let mut rest = Client::legacy(&world.owner, "host", &["--channel"]).await;
+        rest.hears("notifications/claude/channel", |params| params["meta"]["kind"] == "welcome").await;
+        let mut host = Client::legacy(&world.owner, "host", &[]).await;
+        let mut other = Client::legacy(&bo, "bo", &[]).await;
+        let script = fixture::python_folder(&world.folder("lent")).join("server.py");
+        let lend = json!({
+            "server_name": "local", "description": "A fixture.", "command": ["python3", script], "persistent": true,
+        });
+        host.says("mesh_mcp_register", lend.clone()).await;
+        other.tools_until("local is there", |tools| has(tools, "svc__local__echo")).await;
+        assert_eq!(other.says("svc__local__echo", json!({ "text": "lent" })).await, "lent");
+        host.leave().await;
+        let why = other.refuses("svc__local__echo", json!({ "text": "x" })).await;
+        assert!(why.contains("is offline") && why.contains("host_offline"), "{why}");
+        assert!(other.says("mesh_mcp_list", json!({})).await.contains("OFFLINE since"));
+        assert!(has(&other.tools().await, "svc__local__echo"), "it stays listed");
+
+        let mut again = Client::legacy(&world.owner, "host", &[]).await;
+        again.says("mesh_mcp_register", lend).await;
+        assert_eq!(other.says("svc__local__echo", json!({ "text": "back" })).await, "back");
+        for client in [again, rest, other] {
+            client.leave().await;
+        }
     })
     .await;
 }

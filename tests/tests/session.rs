@@ -121,9 +121,15 @@ async fn the_processes_of_a_session_are_one_peer_and_outlive_their_link_holder_a
         }
         let peer = world.owner.peer().await;
         assert_eq!(presences(&peer, "s-one").await, 1);
-        let said = world.owner.command(["status-line"]).env("CLAUDEMESH_SESSION_ID", "s-one").output().await;
-        let said = String::from_utf8(said.unwrap().stdout).unwrap();
-        assert!(said.starts_with("◇ ") && said.contains(" online · "), "{said}");
+        // It is written down once a second at most.
+        eventually("the status line shows that the session is back", async || {
+            let said =
+                world.owner.command(["status-line"]).env("CLAUDEMESH_SESSION_ID", "s-one").output().await;
+            let said = String::from_utf8(said.unwrap().stdout).unwrap();
+            assert!(said.starts_with("◇ "), "{said}");
+            said.contains(" online · ").then_some(())
+        })
+        .await;
 
         // Closed stdin is how clients end what they have started.
         for Proxy { mut child, stdin, .. } in others.into_iter().chain([apart]) {

@@ -1,6 +1,5 @@
 //! Skills from the command line: shared from a folder, a zip and git, shown, written out again, and taken back.
 
-
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;

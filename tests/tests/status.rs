@@ -42,10 +42,10 @@ async fn status_of(world: &World, session: &str) -> String {
 async fn what_hooks_say_is_seen_by_the_others() {
     World::scene(async |world| {
         let bo = world.join("Bo", &[]).await;
-        let _one = session(&bo, "one", "/work/a").await;
-        let _two = session(&bo, "two", "/work/b").await;
+        let _one = session(&bo, "one", "/project/a").await;
+        let _two = session(&bo, "two", "/project/b").await;
         let input =
-            json!({"session_id": "of the agent", "cwd": "/work/b", "hook_event_name": "Stop"}).to_string();
+            json!({"session_id": "of the agent", "cwd": "/project/b", "hook_event_name": "Stop"}).to_string();
         hook(&bo, &["working"], &[("CLAUDEMESH_SESSION_ID", "one")], &input).await;
         assert_eq!(status_of(world, "one").await, "working");
         assert_eq!(status_of(world, "two").await, "idle");
@@ -55,7 +55,7 @@ async fn what_hooks_say_is_seen_by_the_others() {
         assert!(table.contains("needs_input") && table.contains("working"), "{table}");
         // A session that is not here is not taken for another one of the same folder.
         hook(&bo, &["working"], &[("CLAUDEMESH_SESSION_ID", "three")], &input).await;
-        let _three = session(&bo, "three", "/work/b").await;
+        let _three = session(&bo, "three", "/project/b").await;
         assert_eq!(status_of(world, "three").await, "working", "said a moment before it came");
         assert_eq!(status_of(world, "two").await, "needs_input");
         // The owner's hook in the same folder finds nobody of Bo's.
@@ -96,7 +96,7 @@ async fn a_hook_ends_well_whatever_is_wrong() {
 #[tokio::test]
 async fn a_hook_without_input_does_not_wait_for_it() {
     World::scene(async |world| {
-        let _one = session(&world.owner, "one", "/work/a").await;
+        let _one = session(&world.owner, "one", "/project/a").await;
         let mut command = world.owner.command(["hook", "working"]);
         let mut child = command.env("CLAUDEMESH_SESSION_ID", "one").stdin(Stdio::piped()).spawn().unwrap();
         // Held open until it has ended.

@@ -4,6 +4,7 @@
 //! (that is `catalog::access`).
 
 pub mod canonical;
+pub mod depth;
 pub mod egress;
 pub mod error;
 pub mod ids;

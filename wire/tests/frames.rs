@@ -131,6 +131,7 @@ fn hello_frames() {
             channel: Some("claude-code".into()),
             model: Some("opus".into()),
             groups: Some(vec![Group { name: "eng".into(), role: Some("lead".into()) }]),
+            role: Some("review".into()),
             timestamp: 1_700_000_000_000.0,
             signature: "00".repeat(64),
         },
@@ -398,6 +399,7 @@ fn mesh_frames() {
         peer_type: None,
         channel: None,
         model: None,
+        role: None,
     };
     golden("peers_list", &PeersList { peers: vec![peer] });
     let payload = InvitePayload {

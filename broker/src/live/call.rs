@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
+use wire::depth::{MAX_DEPTH, is_too_deep};
 use wire::peer::live::{McpCallForward, McpCallForwardCancel, McpCallResponse};
 use wire::{ErrorCode, MeshId, RawJson, ServiceKey, ServiceName};
 
@@ -40,6 +41,8 @@ pub enum LiveError {
     Said(String),
     #[error("MCP server \"{0}\" answered with neither a result object nor an error")]
     Nonsense(String),
+    #[error("the answer of MCP server \"{0}\" is nested more than {MAX_DEPTH} deep")]
+    TooDeep(String),
 }
 
 impl LiveError {
@@ -51,7 +54,7 @@ impl LiveError {
             Self::Busy(_) => ErrorCode::Busy,
             Self::Method(_) | Self::Params(_) => ErrorCode::InvalidArgs,
             Self::Said(_) => ErrorCode::McpError,
-            Self::Nonsense(_) => ErrorCode::BadProtocol,
+            Self::Nonsense(_) | Self::TooDeep(_) => ErrorCode::BadProtocol,
         }
     }
 }
@@ -132,6 +135,7 @@ fn read(server_name: String, response: Option<McpCallResponse>) -> Result<RawJso
     };
     match (result, error) {
         (_, Some(error)) => Err(LiveError::Said(error)),
+        (Some(result), None) if is_too_deep(result.get().as_bytes()) => Err(LiveError::TooDeep(server_name)),
         (Some(result), None) if result.get().starts_with('{') => Ok(result),
         _ => Err(LiveError::Nonsense(server_name)),
     }
@@ -200,7 +204,12 @@ mod tests {
         let said = |text: &str| read("s".into(), response(text)).map(|raw| raw.get().to_owned());
         assert_eq!(said(r#"{"callId":"1","result":{ "x": 1.0 }}"#).ok().as_deref(), Some("{ \"x\": 1.0 }"));
         assert_eq!(said(r#"{"callId":"1","error":"no"}"#).err().map(|e| e.code()), Some(ErrorCode::McpError));
-        for nothing in [r#"{"callId":"1"}"#, r#"{"callId":"1","result":[1]}"#] {
+        let deep = format!(
+            r#"{{"callId":"1","result":{{"x":{}{}}}}}"#,
+            "[".repeat(MAX_DEPTH),
+            "]".repeat(MAX_DEPTH)
+        );
+        for nothing in [r#"{"callId":"1"}"#, r#"{"callId":"1","result":[1]}"#, &deep] {
             assert_eq!(said(nothing).err().map(|e| e.code()), Some(ErrorCode::BadProtocol));
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use wire::depth::{MAX_DEPTH, is_too_deep};
 use wire::peer::live::McpRegister;
 use wire::{ErrorCode, RawJson, ServiceName};
 
@@ -45,6 +46,9 @@ impl Offer {
         if bytes(&tools) > MAX_TOOLS_BYTES {
             let message = format!("tools: at most {MAX_TOOLS_BYTES} bytes in all");
             return Err(FrameError::new(ErrorCode::TooLarge, message));
+        }
+        if tools.iter().any(|tool| is_too_deep(tool.get().as_bytes())) {
+            return Err(FrameError::invalid(format!("tools: nested at most {MAX_DEPTH} deep")));
         }
         let mut names = HashSet::new();
         for (at, tool) in tools.iter().enumerate() {
@@ -95,7 +99,13 @@ mod tests {
         for name in ["", "a__b", "a b", &format!("x.{}", "A".repeat(32))] {
             assert_eq!(read(frame(name, Vec::new())).err(), Some(ErrorCode::InvalidName), "{name}");
         }
-        for bad in [json!("x"), json!({}), json!({"name": ""}), json!({"name": "n".repeat(129)})] {
+        let deep: Value = serde_json::from_str(&format!(
+            r#"{{"name":"t","x":{}{}}}"#,
+            "[".repeat(MAX_DEPTH),
+            "]".repeat(MAX_DEPTH)
+        ))
+        .expect("JSON");
+        for bad in [json!("x"), json!({}), json!({"name": ""}), json!({"name": "n".repeat(129)}), deep] {
             assert_eq!(read(frame("mine", vec![bad])).err(), Some(ErrorCode::InvalidArgs));
         }
         assert_eq!(read(frame("mine", vec![tool("a"), tool("a")])).err(), Some(ErrorCode::InvalidArgs));

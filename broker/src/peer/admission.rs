@@ -144,6 +144,7 @@ async fn by_hello(
             channel: hello.channel,
             model: hello.model,
             groups: Vec::new(),
+            role: label(hello.role),
         },
     };
     let (view, caller) = membership(broker, &proven, "pubkey not found in mesh").await?;
@@ -179,6 +180,7 @@ async fn by_session_hello(
             channel: hello.channel,
             model: hello.model,
             groups: Vec::new(),
+            role: label(hello.role),
         },
     };
     let (view, caller) = membership(broker, &proven, "parent pubkey not found in mesh").await?;
@@ -188,6 +190,11 @@ async fn by_session_hello(
         return Err(Refusal::new(ErrorCode::ParentMemberIdMismatch, message).into());
     }
     enter(broker, (outbox, req_id), proven, (view, caller))
+}
+
+/// As it is shown; `None` when that is nothing.
+fn label(text: Option<String>) -> Option<String> {
+    text.map(|text| shown(&text)).filter(|text| !text.trim().is_empty())
 }
 
 fn mesh_id(text: &str) -> Result<MeshId, Refusal> {
@@ -231,7 +238,7 @@ fn enter(
     let Proven { mesh, member_key, session_key, role, display_name, session_id, pid, groups, mut labels } =
         proven;
     labels.groups = groups.filter(|groups| !groups.is_empty()).unwrap_or_else(|| caller.groups.clone());
-    let named = display_name.map(|name| shown(&name)).filter(|name| !name.trim().is_empty());
+    let named = label(display_name);
     let presence = Arc::new(Presence {
         conn: broker.presences.next_id(),
         presence_id: fresh::base62_32(),

@@ -47,6 +47,7 @@ pub struct Labels {
     pub channel: Option<String>,
     pub model: Option<String>,
     pub groups: Vec<Group>,
+    pub role: Option<String>,
 }
 
 /// One live connection of a member.
@@ -94,6 +95,7 @@ impl Presence {
             peer_type: self.labels.peer_type.clone(),
             channel: self.labels.channel.clone(),
             model: self.labels.model.clone(),
+            role: self.labels.role.clone(),
         }
     }
 }

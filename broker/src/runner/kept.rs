@@ -28,6 +28,8 @@ use wire::runner::RpcDown;
 use super::{CONNECT, IDLE_CONNECTIONS, MAX_LINE, RunnerError};
 use crate::config::RunnerLink;
 
+/// A socket keeps room for the largest message that it ever wrote; one that wrote a larger one than this is not kept.
+const SMALL: usize = 256 << 10;
 /// The larger it is, the more is zeroed before each read.
 const READ_BUFFER: usize = 16 << 10;
 /// After so long without a sign of life, a machine is gone.
@@ -81,14 +83,15 @@ impl Kept {
 
     /// Sends what opens a call.
     pub(super) async fn begin(self: &Arc<Self>, call: Utf8Bytes) -> Result<OpenCall, RunnerError> {
+        let is_large = call.len() > SMALL;
         while let Some(mut socket) = self.take() {
             if socket.send(Message::Text(call.clone())).await.is_ok() {
-                return Ok(OpenCall { socket, home: Arc::clone(self) });
+                return Ok(OpenCall { socket, is_large, home: Arc::clone(self) });
             }
         }
         let mut socket = self.connect().await?;
         match socket.send(Message::Text(call)).await {
-            Ok(()) => Ok(OpenCall { socket, home: Arc::clone(self) }),
+            Ok(()) => Ok(OpenCall { socket, is_large, home: Arc::clone(self) }),
             Err(_) => Err(RunnerError::Unavailable),
         }
     }
@@ -140,6 +143,8 @@ impl Kept {
 /// A call that was sent. Dropping it closes its socket, which cancels the call.
 pub struct OpenCall {
     socket: Socket,
+    /// It wrote so much that it is not kept.
+    is_large: bool,
     home: Arc<Kept>,
 }
 
@@ -166,12 +171,15 @@ impl OpenCall {
     /// `Lost` when the socket is closed.
     pub async fn tell(&mut self, answer: &RpcDown) -> Result<(), RunnerError> {
         let text = serde_json::to_string(answer).map_err(|e| RunnerError::Nonsense(e.to_string()))?;
+        self.is_large |= text.len() > SMALL;
         self.socket.send(Message::text(text)).await.map_err(|_| RunnerError::Lost)
     }
 
     /// After its last line: the socket may take the next call.
     pub fn done(self) {
-        self.home.put(self.socket);
+        if !self.is_large {
+            self.home.put(self.socket);
+        }
     }
 }
 
@@ -291,6 +299,22 @@ mod tests {
         assert_eq!(heard(&mut served).await, "two");
         second.tell(&RpcDown { ask: 7, result: None, error: None }).await.expect("told");
         assert_eq!(heard(&mut served).await, r#"{"ask":7}"#);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_wrote_much_is_not_kept() {
+        let runner = FakeRunner::new();
+        let (mut first, mut served) = runner.connected("one").await;
+        let large = serde_json::value::to_raw_value(&"x".repeat(SMALL)).expect("JSON");
+        let answer = RpcDown { ask: 1, result: Some(large), error: None };
+        let (told, heard) = tokio::join!(first.tell(&answer), async {
+            assert_eq!(heard(&mut served).await, "one");
+            heard(&mut served).await
+        });
+        told.expect("told");
+        assert!(heard.len() > SMALL);
+        first.done();
+        assert!(!matches!(served.next().await, Some(Ok(_))), "closed");
     }
 
     #[tokio::test]

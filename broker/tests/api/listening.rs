@@ -132,6 +132,10 @@ async fn listening_ends_when_the_service_is_gone_or_not_the_listeners_any_more()
     assert_eq!(owner.answer(&mine).await["code"], "not_found");
     let refused = bo.ask(json!({"type": "mcp_listen", "serverName": "echo"})).await;
     assert_eq!(refused["code"], "not_found");
+    // More than the runner takes: said at once, and not asked for again and again.
+    let uris: Vec<String> = (0..300).map(|n| format!("{n}:{}", "x".repeat(1000))).collect();
+    let frame = json!({"type": "mcp_listen", "serverName": "echo", "resources": uris});
+    assert_eq!(owner.ask(frame).await["code"], "invalid_args");
 }
 
 #[tokio::test]

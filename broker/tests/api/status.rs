@@ -68,6 +68,21 @@ async fn a_session_says_what_it_does() {
 }
 
 #[tokio::test]
+async fn a_session_says_what_it_is_for_and_that_is_shown_to_peers_as_a_label() {
+    let world = World::start().await;
+    let mut frame = hello(&world, OWNER, world.mesh.member.as_str());
+    frame["role"] = json!("review\u{1b}[2J");
+    let mut peer = Peer::raw(&world).await;
+    peer.send(frame).await;
+    assert_eq!(peer.frame().await["memberRole"], "owner");
+    let _without = session(&world, "without", "/a", 1).await;
+    let found = peer.ask(json!({"type": "list_peers"})).await;
+    let role = found["peers"][0]["role"].as_str().expect("a role").to_owned();
+    assert!(role.starts_with("review") && !role.contains('\u{1b}'), "{role:?}");
+    assert!(found["peers"][1].get("role").is_none(), "{found}");
+}
+
+#[tokio::test]
 async fn a_hook_finds_the_session_by_id_then_process_then_folder_and_only_its_members() {
     let world = World::start().await;
     let member = world.mesh.member.as_str();

@@ -6,13 +6,15 @@ use clap::{Args, Subcommand};
 use wire::ServiceName;
 
 use super::InMesh;
+use super::vault::InMeshBelow;
 
 #[derive(Debug, Args)]
 pub struct ShareArgs {
     /// The name under which the others call it
     #[arg(value_parser = ServiceName::parse)]
     pub name: ServiceName,
-    #[arg(long)]
+    /// What `ls` shows; else the command, without what looks secret in it
+    #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// Stay listed, as offline, when this command ends
     #[arg(long)]
@@ -32,7 +34,7 @@ pub struct SkillCommand {
     #[command(subcommand)]
     pub act: SkillAct,
     #[command(flatten)]
-    pub place: InMesh,
+    pub place: InMeshBelow,
 }
 
 #[derive(Debug, Subcommand)]

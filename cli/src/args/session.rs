@@ -10,7 +10,7 @@ pub struct LaunchArgs {
     /// The name that peers see
     #[arg(long)]
     pub name: Option<String>,
-    /// What this session is for: the role in each of its groups that names none; a label
+    /// What this session is for; also its role in each of its groups that names none; a label
     #[arg(long)]
     pub role: Option<String>,
     /// Groups of this session, each with an optional role: eng:lead,ops

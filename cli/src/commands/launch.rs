@@ -33,8 +33,6 @@ pub async fn launch(here: &Here, args: &LaunchArgs) -> Result<u8, Failure> {
     let entry = here.entry()?;
     if let Some(groups) = &args.groups {
         parse_groups(groups).map_err(|e| Failure::user(e.to_string()))?;
-    } else if args.role.is_some() {
-        return Err(Failure::user("--role is the role in the groups of --groups, and there are none"));
     }
     let claude = find_claude()?;
     let (session_id, is_new) = match session_of(&args.args) {

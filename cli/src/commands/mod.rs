@@ -11,6 +11,7 @@ mod follow;
 mod hook;
 mod invite;
 mod launch;
+mod lent;
 mod logs;
 mod mcp;
 mod network;

@@ -25,13 +25,14 @@ pub async fn peers(here: &Here) -> Result<(), Failure> {
             plain_line(&peer.status),
             brief(peer.peer_type.as_deref().unwrap_or("-"), 20),
             brief(peer.channel.as_deref().unwrap_or("-"), 24),
+            brief(peer.role.as_deref().unwrap_or("-"), 24),
             groups_words(&peer.groups),
             brief(peer.hostname.as_deref().unwrap_or("-"), 24),
             units::since(&peer.connected_at, now).map_or_else(|| "-".to_owned(), units::span),
             brief(&peer.cwd, 60),
         ]
     });
-    let header = ["NAME", "STATUS", "TYPE", "CHANNEL", "GROUPS", "HOST", "SINCE", "FOLDER"];
+    let header = ["NAME", "STATUS", "TYPE", "CHANNEL", "ROLE", "GROUPS", "HOST", "SINCE", "FOLDER"];
     here.out.line(table(&header, rows.collect()));
     Ok(())
 }

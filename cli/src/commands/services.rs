@@ -10,11 +10,11 @@ use wire::peer::live::{LiveServer, McpList, McpListResult};
 
 use super::ask;
 use super::card::{HEADER, card, row, scope_words};
+use super::lent;
 use crate::args::ScopeArgs;
 use crate::failure::Failure;
 use crate::here::Here;
 use crate::out::table;
-use crate::plain::{brief, plain_line};
 use crate::units;
 
 /// What `ls --json` prints.
@@ -40,7 +40,7 @@ pub async fn list(here: &Here) -> Result<(), Failure> {
         here.out.line(table(&HEADER, services.iter().map(|service| row(service, now)).collect()));
     }
     if !live.is_empty() {
-        here.out.line(table(&LIVE_HEADER, live.iter().map(live_row).collect()));
+        here.out.line(table(&lent::HEADER, live.iter().map(lent::row).collect()));
     }
     Ok(())
 }
@@ -59,24 +59,6 @@ async fn everything(here: &Here, connection: &Connection) -> Result<Listed, Fail
     Ok(Listed { services, live })
 }
 
-const LIVE_HEADER: [&str; 5] = ["LENT", "STATE", "TOOLS", "BY", "DESCRIPTION"];
-
-fn live_row(server: &LiveServer) -> Vec<String> {
-    let away = server.offline_since.as_deref().and_then(|since| units::since(since, units::now_ms()));
-    let state = match (server.online, away) {
-        (true, _) => "online".to_owned(),
-        (false, Some(away)) => format!("offline {}", units::span(away)),
-        (false, None) => "offline".to_owned(),
-    };
-    vec![
-        plain_line(&server.name),
-        state,
-        server.tools.len().to_string(),
-        brief(&server.hosted_by, 40),
-        brief(&server.description, 60),
-    ]
-}
-
 /// The list leaves out what the broker must read for each service: refused connections and drift. Those who may manage a
 /// service should see at a glance that it has some.
 async fn add_marks(connection: &Connection, services: &mut [ServiceStatus]) {
@@ -92,7 +74,19 @@ async fn add_marks(connection: &Connection, services: &mut [ServiceStatus]) {
 }
 
 pub async fn status(here: &Here, name: &str) -> Result<(), Failure> {
-    let found: McpStatusResult = ask(here, &McpStatus { server_name: name.to_owned() }).await?;
+    let asked: Result<McpStatusResult, Failure> =
+        ask(here, &McpStatus { server_name: name.to_owned() }).await;
+    let found = match asked {
+        Ok(found) => found,
+        Err(failure) => {
+            let server = lent::instead(here, failure, name).await?;
+            if here.out.json {
+                return here.out.document(&server);
+            }
+            here.out.line(lent::card(&server));
+            return Ok(());
+        }
+    };
     if here.out.json {
         return here.out.document(&found.service);
     }

@@ -15,10 +15,12 @@ use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use wire::ErrorCode;
 use wire::peer::live::{
     McpCallForward, McpCallResponse, McpRegister, McpRegisterAck, McpUnregister, McpUnregisterAck,
 };
 
+use super::agents::shown_command;
 use super::ask;
 use crate::args::ShareArgs;
 use crate::failure::Failure;
@@ -50,7 +52,7 @@ pub async fn share(here: &Here, args: &ShareArgs) -> Result<(), Failure> {
         () = signals.next() => return Ok(()),
     };
     let (server, _) = begun.map_err(|error| Failure::user(error.to_string()))?;
-    let description = args.description.clone().unwrap_or_else(|| args.command.join(" "));
+    let description = args.description.clone().unwrap_or_else(|| shown_command(&args.command));
     let mut lender = Lender {
         out: here.out,
         registration: McpRegister {
@@ -89,7 +91,7 @@ impl Lender {
         let mut state = self.connection.state();
         let (mut tools, mut falls) = (self.server.tools(), self.server.falls());
         state.mark_unchanged();
-        let ack = self.register(&mut tools).await?;
+        let ack = self.register(&mut tools).await.map_err(taken)?;
         self.say_hello(&ack)?;
         loop {
             tokio::select! {
@@ -215,6 +217,12 @@ impl Lender {
             server.stop().await;
         }
     }
+}
+
+fn taken(error: client::ClientError) -> Failure {
+    let is_taken = error.code() == Some(ErrorCode::Conflict);
+    let failure = Failure::from(error);
+    if is_taken { failure.with_cure("Choose another name.") } else { failure }
 }
 
 async fn answer(connection: &Connection, call_id: &str, outcome: Result<wire::RawJson, String>) {

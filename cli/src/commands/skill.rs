@@ -74,7 +74,7 @@ fn card(skill: &Skill) -> String {
     let mut text = format!("{}  {}\n", bold(&plain_line(&skill.name)), plain_line(&skill.description));
     let mut line = |word: &str, value: &str| {
         if !value.is_empty() {
-            text.push_str(&format!("{word:<12}{}\n", plain_line(value)));
+            text.push_str(&format!("  {word:<14} {}\n", plain_line(value)));
         }
     };
     line("author", &skill.author);

@@ -28,8 +28,7 @@ pub async fn status_line(here: &Here) -> Result<(), Failure> {
     let entry = here.entry()?;
     let session = SessionEnv::read().map_err(|e| Failure::user(e.to_string()))?;
     let places = session.places(&here.config_folder);
-    let found =
-        places.iter().find_map(|place| SessionStatus::read(place, &entry.mesh_id, &entry.member_id));
+    let found = places.iter().find_map(|place| SessionStatus::read(place, &entry.mesh_id, &entry.member_id));
     let status = found.filter(|status| status.is_online);
     if here.out.json {
         here.out.document(&Document {

@@ -7,6 +7,7 @@ use wire::peer::hosting::{McpSchema, McpSchemaResult};
 
 use super::ask;
 use super::deploy::count;
+use super::lent;
 use crate::failure::Failure;
 use crate::here::Here;
 use crate::out::{bold, table};
@@ -29,7 +30,11 @@ fn read(tool: &RawJson) -> Option<Tool> {
 
 pub async fn tools(here: &Here, name: &str, tool: Option<&str>) -> Result<(), Failure> {
     let frame = McpSchema { server_name: name.to_owned(), tool_name: tool.map(str::to_owned) };
-    let found: McpSchemaResult = ask(here, &frame).await?;
+    let asked: Result<McpSchemaResult, Failure> = ask(here, &frame).await;
+    let found = match asked {
+        Ok(found) => found,
+        Err(failure) => lent::schema(lent::instead(here, failure, name).await?),
+    };
     if here.out.json {
         return here.out.document(&found);
     }

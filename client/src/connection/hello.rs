@@ -23,6 +23,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// A result may be 16 MiB, and JSON in JSON grows.
 const MAX_FRAME: usize = 64 << 20;
+/// All of it is zeroed before each read.
+const READ_BUFFER: usize = 16 << 10;
 
 /// As whom we connect, and where.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ pub struct Announce {
     pub channel: String,
     pub model: Option<String>,
     pub groups: Option<Vec<Group>>,
+    /// What the session is for.
+    pub role: Option<String>,
 }
 
 impl Announce {
@@ -74,6 +78,7 @@ impl Announce {
             channel: channel.to_owned(),
             model: None,
             groups: None,
+            role: None,
         }
     }
 }
@@ -86,7 +91,10 @@ pub(super) async fn connect(
     crate::install_tls();
     let url = membership.broker.socket();
     let unreachable = |why: String| ClientError::Unreachable { url: url.to_owned(), why };
-    let limits = WebSocketConfig::default().max_message_size(Some(MAX_FRAME)).max_frame_size(Some(MAX_FRAME));
+    let limits = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(Some(MAX_FRAME))
+        .max_frame_size(Some(MAX_FRAME));
     // Without TCP_NODELAY a small call waits 40 ms for the delayed acknowledgement of the previous one.
     let no_delay = true;
     let attempt = tokio_tungstenite::connect_async_with_config(url, Some(limits), no_delay);
@@ -109,7 +117,7 @@ fn hello_frame(membership: &Membership, announce: &Announce) -> Result<String, C
     let timestamp = now_ms();
     let pubkey = membership.identity.public().as_str();
     let text = wire::canonical::hello(&membership.mesh_id, membership.member_id.as_str(), pubkey, timestamp);
-    let Announce { session_id, display_name, cwd, hostname, peer_type, channel, model, groups } =
+    let Announce { session_id, display_name, cwd, hostname, peer_type, channel, model, groups, role } =
         announce.clone();
     #[expect(clippy::cast_precision_loss, reason = "a time in milliseconds fits 53 bits")]
     let hello = Hello {
@@ -126,6 +134,7 @@ fn hello_frame(membership: &Membership, announce: &Announce) -> Result<String, C
         channel: Some(channel),
         model,
         groups,
+        role,
         timestamp: timestamp as f64,
         signature: membership.identity.sign(&text),
     };

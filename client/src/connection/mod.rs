@@ -67,6 +67,8 @@ pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// The broker answers at the deadline of a call; its answer must have time to arrive.
 const CALL_GRACE: Duration = Duration::from_secs(5);
+/// A request that waits for a link is given up after this long.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
 const COMMAND_QUEUE: usize = 1024;
 const PUSH_QUEUE: usize = 256;
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -261,12 +263,20 @@ impl Connection {
     ) -> Result<Frame, ClientError> {
         let (waiter, answer) = oneshot::channel();
         let guard = self.post(body, Waiter::Once(waiter), nature).await?;
+        let answer = async {
+            tokio::select! {
+                biased;
+                answer = answer => Some(answer),
+                () = out_of_reach(&self.state) => None,
+            }
+        };
         match tokio::time::timeout(deadline, answer).await {
-            Ok(Ok(frame)) => {
+            Ok(None) => Err(ClientError::Unsent(SEND_LIMIT.as_secs())),
+            Ok(Some(Ok(frame))) => {
                 guard.disarm();
                 Ok(frame)
             }
-            Ok(Err(_)) => {
+            Ok(Some(Err(_))) => {
                 guard.disarm();
                 Err(self.closed())
             }
@@ -298,6 +308,20 @@ impl Connection {
     fn closed(&self) -> ClientError {
         closed(&self.state)
     }
+}
+
+/// Until there was no link for [`SEND_LIMIT`]. A request that was sent is answered when its link ends, so who still waits then
+/// was never sent.
+async fn out_of_reach(state: &watch::Receiver<LinkState>) {
+    let mut state = state.clone();
+    let is_down = |state: &LinkState| matches!(state, LinkState::Down(_));
+    while state.wait_for(is_down).await.is_ok() {
+        if tokio::time::timeout(SEND_LIMIT, state.wait_for(|now| !is_down(now))).await.is_err() {
+            return;
+        }
+    }
+    // The end of the link answers.
+    std::future::pending().await
 }
 
 fn closed(state: &watch::Receiver<LinkState>) -> ClientError {

@@ -15,7 +15,7 @@ use wire::peer::hosting::{McpDeployProgress, McpDeployStatus, McpLogs, McpLogsEv
 
 use super::frame::{Frame, Waiter};
 use super::inbox::Nature;
-use super::{CALL_DEADLINE, CALL_GRACE, Connection, Forgetter, LinkState, closed};
+use super::{CALL_DEADLINE, CALL_GRACE, Connection, Forgetter, LinkState, SEND_LIMIT, closed, out_of_reach};
 use crate::error::ClientError;
 
 /// Fetching, installing and building may take this long in all.
@@ -42,7 +42,12 @@ impl FrameStream {
     }
 
     async fn next(&mut self) -> Result<Frame, ClientError> {
-        match self.frames.recv().await {
+        let frame = tokio::select! {
+            biased;
+            frame = self.frames.recv() => frame,
+            () = out_of_reach(&self.state) => return Err(ClientError::Unsent(SEND_LIMIT.as_secs())),
+        };
+        match frame {
             Some(frame) => Ok(frame),
             None if matches!(&*self.state.borrow(), LinkState::Up(_)) => Err(ClientError::Lagged),
             None => Err(closed(&self.state)),

@@ -187,13 +187,25 @@ pub(super) fn discover_result(about: &About) -> RawJson {
 
 /// Params of a modern client for a legacy server: its own era's keys of `_meta` go, everybody else's stay.
 pub(super) fn without_modern_meta(params: RawJson) -> RawJson {
+    without_meta(params, |key| key.starts_with(PREFIX))
+}
+
+fn without_meta(params: RawJson, is_gone: impl Fn(&str) -> bool) -> RawJson {
     let Some(members) = Members::read(params.get()) else { return params };
     let Some(meta) = members.get("_meta").and_then(|meta| Members::read(meta.get())) else { return params };
-    let kept = meta.write(|key| !key.starts_with(PREFIX), &[]);
+    let kept = meta.write(|key| !is_gone(key), &[]);
     if kept.get() == "{}" {
         return members.write(|key| key != "_meta", &[]);
     }
     members.write(|_| true, &[("_meta", kept.get())])
+}
+
+/// Params of a modern server's notification for a legacy client, who knows nothing of streams, least of all of ours.
+pub(super) fn without_subscription(params: RawJson) -> RawJson {
+    if !params.get().contains(KEY_SUBSCRIPTION) {
+        return params;
+    }
+    without_meta(params, |key| key == KEY_SUBSCRIPTION)
 }
 
 /// Params of a legacy client for a modern server, with answers to what it asked (`inputResponses`, `requestState`).

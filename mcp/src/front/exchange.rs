@@ -7,6 +7,7 @@ use wire::RawJson;
 
 use super::desk::{Desk, Ticket};
 use super::eras::{self, Abilities, ModernHead};
+use super::hearing::{LegacyLevel, message_level};
 use super::{code, error};
 use crate::raw::{Members, quote, value};
 use crate::stdio::{Answer, Peer};
@@ -28,7 +29,7 @@ pub(super) struct Caller {
 }
 
 pub(super) enum Speaks {
-    Legacy { abilities: Abilities, client: Option<RawJson>, log_level: Option<usize> },
+    Legacy { abilities: Abilities, client: Option<RawJson>, log_level: LegacyLevel },
     Modern(ModernHead),
 }
 
@@ -121,10 +122,18 @@ impl Exchange {
 
     /// In the modern era a request says whether it wants log messages, and from which level on.
     fn wants_message(&self, params: Option<&RawJson>) -> bool {
-        let Speaks::Modern(head) = &self.caller.speaks else { return true };
-        let level = params.and_then(|params| eras::level_index(&Members::read(params.get())?.text("level")?));
-        head.log_level.is_some_and(|least| level.is_none_or(|level| level >= least))
+        match &self.caller.speaks {
+            Speaks::Legacy { log_level, .. } => log_level.admits(params),
+            Speaks::Modern(head) => {
+                head.log_level.is_some_and(|least| message_level(params).is_none_or(|level| level >= least))
+            }
+        }
     }
+}
+
+fn is_unknown_method(error: &RawJson) -> bool {
+    let code = Members::read(error.get()).and_then(|error| Some(error.get("code")?.get().to_owned()));
+    code.is_some_and(|code| code == code::UNKNOWN_METHOD.to_string())
 }
 
 /// Requests that may be answered with `input_required`.
@@ -155,12 +164,15 @@ impl InputRequired {
     /// Asks the client all of it.
     ///
     /// # Errors
-    /// What the client answered instead: then the call can not go on.
+    /// What the client answered instead: then the call can not go on. In the modern era there is no answer that says so; the
+    /// client gets its own error back, as servers of its era do it.
     pub(super) async fn answers(&self, exchange: &Exchange) -> Result<RawJson, RawJson> {
         let mut responses = crate::raw::Object::default();
         for (key, request) in &self.requests {
             match exchange.ask(request).await {
                 Answer::Result(result) => responses.put(key, result.get()),
+                Answer::Error(refusal) if !is_unknown_method(&refusal) => return Err(refusal),
+                // By itself it would say that the client called an unknown method.
                 Answer::Error(refusal) => {
                     let said =
                         Members::read(refusal.get()).and_then(|e| e.text("message")).unwrap_or_default();

@@ -4,11 +4,13 @@
 //! Invariant: a modern client hears only what one of its `subscriptions/listen` asked for.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
 use wire::RawJson;
 
-use super::eras::{KEY_SUBSCRIPTION, LEVELS, declares};
+use super::eras::{self, KEY_SUBSCRIPTION, LEVELS, declares, level_index};
 use super::exchange::Bare;
 use super::{About, Changes};
 use crate::raw::{Members, Object, raw};
@@ -71,12 +73,38 @@ impl Filter {
 
     /// An update may name a part of what was subscribed.
     fn wants_update(&self, uri: &str) -> bool {
-        self.resource_subscriptions.iter().flatten().any(|wanted| {
-            uri.strip_prefix(wanted.as_str()).is_some_and(|rest| {
-                rest.is_empty() || wanted.ends_with('/') || rest.starts_with(['/', '#', '?'])
-            })
-        })
+        self.resource_subscriptions.iter().flatten().any(|wanted| is_part(uri, wanted))
     }
+}
+
+fn is_part(uri: &str, of: &str) -> bool {
+    uri.strip_prefix(of)
+        .is_some_and(|rest| rest.is_empty() || of.ends_with('/') || rest.starts_with(['/', '#', '?']))
+}
+
+/// What a client of the legacy era said by `logging/setLevel`, also for requests that were in work by then.
+#[derive(Clone, Default)]
+pub(super) struct LegacyLevel(Arc<AtomicUsize>);
+
+impl LegacyLevel {
+    /// Index in [`LEVELS`]. `None`: the server's own idea of it counts.
+    pub(super) fn get(&self) -> Option<usize> {
+        self.0.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    fn set(&self, level: usize) {
+        self.0.store(level + 1, Ordering::Release);
+    }
+
+    /// `params`: of `notifications/message`. A server may be slow to do as it was told, and others may want more of it.
+    pub(super) fn admits(&self, params: Option<&RawJson>) -> bool {
+        self.get().is_none_or(|least| message_level(params).is_none_or(|level| level >= least))
+    }
+}
+
+/// Index in [`LEVELS`]. `params`: of `notifications/message`.
+pub(super) fn message_level(params: Option<&RawJson>) -> Option<usize> {
+    level_index(&Members::read(params?.get())?.text("level")?)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +138,8 @@ struct Stream {
     id: RawJson,
     filter: Filter,
     told: Changes,
+    /// It is acknowledged.
+    is_open: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +155,11 @@ pub(super) struct Hearing {
     is_ready: bool,
     told: Changes,
     uris: BTreeSet<String>,
-    /// Index in [`LEVELS`].
-    level: Option<usize>,
+    level: LegacyLevel,
+    /// Of the modern era, where each request has its own: how many are in work, by level,
+    in_work: [usize; LEVELS.len()],
+    /// and the least of this minute and of the one before, so that the server is not told anew for each request.
+    recent: [Option<usize>; 2],
     streams: Vec<Stream>,
 }
 
@@ -153,28 +186,42 @@ impl Hearing {
     }
 
     pub(super) fn set_level(&mut self, level: usize) {
-        self.level = Some(level);
+        self.level.set(level);
     }
 
-    /// Each modern request has a level of its own; the server is told the least.
-    pub(super) fn lower_level(&mut self, level: usize) {
-        self.level = Some(self.level.map_or(level, |old| old.min(level)));
+    /// A modern request with this level begins.
+    pub(super) fn begin_request(&mut self, level: usize) {
+        self.in_work[level] += 1;
+        self.recent[0] = Some(self.recent[0].map_or(level, |old| old.min(level)));
     }
 
-    /// Index in [`LEVELS`].
-    pub(super) fn level(&self) -> Option<usize> {
-        self.level
+    pub(super) fn end_request(&mut self, level: usize) {
+        self.in_work[level] = self.in_work[level].saturating_sub(1);
     }
 
-    /// Opens a stream and acknowledges it.
+    /// A minute is over.
+    pub(super) fn grow_older(&mut self) {
+        self.recent = [None, self.recent[0]];
+    }
+
+    /// What the server is to say at least, to whomever it concerns here.
+    fn least_level(&self) -> Option<usize> {
+        let in_work = self.in_work.iter().position(|requests| *requests > 0);
+        [self.level.get(), in_work, self.recent[0], self.recent[1]].into_iter().flatten().min()
+    }
+
+    pub(super) fn legacy_level(&self) -> LegacyLevel {
+        self.level.clone()
+    }
+
+    /// Opens a stream. What comes back is its acknowledgement, to be sent before anything else of it.
     pub(super) fn listen(
         &mut self,
-        peer: &Peer,
         id: &RawJson,
         asked: Filter,
         about: &About,
         told: Changes,
-    ) -> Result<(), TooMuch> {
+    ) -> Result<RawJson, TooMuch> {
         if self.streams.len() >= MAX_STREAMS {
             return Err(TooMuch::Streams);
         }
@@ -187,9 +234,16 @@ impl Hearing {
         let filter = asked.granted(about);
         let mut params = Object::default();
         params.put("_meta", tag(id).get()).put("notifications", filter.written().get());
-        peer.notify("notifications/subscriptions/acknowledged", Some(params.end().get()));
-        self.streams.push(Stream { id: id.clone(), filter, told });
-        Ok(())
+        self.streams.push(Stream { id: id.clone(), filter, told, is_open: false });
+        Ok(params.end())
+    }
+
+    /// Acknowledges a stream, if it was not closed meanwhile, and tells what changed since it was asked for.
+    pub(super) fn acknowledge(&mut self, peer: &Peer, id: &RawJson, acknowledgement: &RawJson, now: Changes) {
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.id.get() == id.get()) else { return };
+        stream.is_open = true;
+        peer.notify("notifications/subscriptions/acknowledged", Some(acknowledgement.get()));
+        self.tell_changes(peer, now);
     }
 
     /// `false`: there is no such stream.
@@ -207,7 +261,7 @@ impl Hearing {
     pub(super) fn wishes(&self) -> (Vec<String>, Option<String>) {
         let streams = self.streams.iter().filter_map(|stream| stream.filter.resource_subscriptions.as_ref());
         let uris: BTreeSet<&String> = self.uris.iter().chain(streams.flatten()).collect();
-        let level = self.level.map(|level| LEVELS[level].to_owned());
+        let level = self.least_level().map(|level| LEVELS[level].to_owned());
         (uris.into_iter().take(MAX_URIS).cloned().collect(), level)
     }
 
@@ -216,7 +270,7 @@ impl Hearing {
             if self.is_ready && list.count(self.told) != list.count(now) {
                 peer.notify(list.method(), None);
             }
-            for stream in &self.streams {
+            for stream in self.streams.iter().filter(|stream| stream.is_open) {
                 if stream.filter.wants_list(list) && list.count(stream.told) != list.count(now) {
                     let mut params = Object::default();
                     params.put("_meta", tag(&stream.id).get());
@@ -227,7 +281,7 @@ impl Hearing {
         if self.is_ready {
             self.told = now;
         }
-        for stream in &mut self.streams {
+        for stream in self.streams.iter_mut().filter(|stream| stream.is_open) {
             stream.told = now;
         }
     }
@@ -239,15 +293,18 @@ impl Hearing {
         if method.ends_with("/list_changed") {
             return;
         }
-        if self.is_ready {
-            peer.notify(&method, params.as_ref().map(|params| params.get()));
+        let is_for_legacy = method != "notifications/message" || self.level.admits(params.as_ref());
+        if self.is_ready && is_for_legacy {
+            let own = params.clone().map(eras::without_subscription);
+            peer.notify(&method, own.as_ref().map(|params| params.get()));
         }
         let Some(params) = params.as_ref().and_then(|params| Members::read(params.get())) else { return };
         if method != "notifications/resources/updated" {
             return;
         }
         let Some(uri) = params.text("uri") else { return };
-        for stream in self.streams.iter().filter(|stream| stream.filter.wants_update(&uri)) {
+        for stream in self.streams.iter().filter(|stream| stream.is_open && stream.filter.wants_update(&uri))
+        {
             let meta = params.get("_meta").and_then(|meta| Members::read(meta.get())).unwrap_or_default();
             let meta = meta.write(|_| true, &[(KEY_SUBSCRIPTION, stream.id.get())]);
             let params = params.write(|_| true, &[("_meta", meta.get())]);

@@ -3,8 +3,12 @@
 //! Here: how a request gets from one era into another. Not here: which message means what (`turn`), what each era wants (`eras`).
 //! Invariant: no lock is held while somebody waits.
 
+use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
 use wire::RawJson;
 
@@ -18,6 +22,8 @@ use crate::stdio::{Answer, Peer};
 
 /// How often a legacy client is asked for one call of a modern server.
 const MAX_ROUNDS: usize = 10;
+/// So long a client waits until what it wants to hear will be heard. It may still come later.
+const HEARD_LIMIT: Duration = Duration::from_secs(5);
 
 /// A client of the legacy era, since its `initialize`.
 #[derive(Clone)]
@@ -53,11 +59,32 @@ impl Drop for Greeting {
     }
 }
 
-#[derive(Default)]
+/// A modern request in work that wants log messages.
+pub(super) struct Wanting<'a> {
+    state: &'a Mutex<State>,
+    level: usize,
+}
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.hearing.end_request(self.level);
+    }
+}
+
 pub(super) struct State {
     pub session: Option<Session>,
     pub hearing: Hearing,
     wished: (Vec<String>, Option<String>),
+    /// Done when what was wished last will be heard.
+    heard: Shared<BoxFuture<'static, ()>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let heard = ready(()).boxed().shared();
+        Self { session: None, hearing: Hearing::default(), wished: (Vec::new(), None), heard }
+    }
 }
 
 impl<O: Offer> Room<O> {
@@ -76,11 +103,27 @@ impl<O: Offer> Room<O> {
         let wishes = state.hearing.wishes();
         if state.wished != wishes {
             state.wished = wishes.clone();
-            self.offer.subscribe(wishes.0, wishes.1);
+            state.heard = self.offer.subscribe(wishes.0, wishes.1).shared();
         }
     }
 
-    pub(super) fn heed(&self, uri: &str, is_on: bool) -> Answer {
+    /// Waits until all that was wished is heard, as far as it can be in time.
+    pub(super) async fn heard(&self) {
+        let heard = self.state().heard.clone();
+        let _ = tokio::time::timeout(HEARD_LIMIT, heard).await;
+    }
+
+    /// The server is told that a modern request wants log messages, if it does. To be held while the request is in work.
+    pub(super) fn want_messages(&self, speaks: &Speaks) -> Option<Wanting<'_>> {
+        let Speaks::Modern(head) = speaks else { return None };
+        let level = head.log_level?;
+        self.state().hearing.begin_request(level);
+        let wanting = Wanting { state: &self.state, level };
+        self.wish();
+        Some(wanting)
+    }
+
+    pub(super) async fn heed(&self, uri: &str, is_on: bool) -> Answer {
         {
             let hearing = &mut self.state().hearing;
             if !is_on {
@@ -90,6 +133,9 @@ impl<O: Offer> Room<O> {
             }
         }
         self.wish();
+        if is_on {
+            self.heard().await;
+        }
         empty()
     }
 
@@ -111,7 +157,10 @@ impl<O: Offer> Room<O> {
                 };
             }
             (Speaks::Modern(_), true) => self.offer.handle(&exchange).await,
-            (Speaks::Modern(_), false) => {
+            (Speaks::Modern(head), false) => {
+                if head.log_level.is_some() {
+                    self.heard().await;
+                }
                 let params = exchange.params.map(eras::without_modern_meta);
                 if params.as_ref().is_some_and(has_request_state) && can_ask(&method) {
                     return Refusal::UnknownState.answer();
@@ -137,7 +186,7 @@ impl<O: Offer> Room<O> {
                 exchange.params.as_ref(),
                 abilities,
                 client.as_ref(),
-                *log_level,
+                log_level.get(),
                 &put,
             );
             let (method, caller) = (exchange.method.clone(), Arc::clone(&exchange.caller));

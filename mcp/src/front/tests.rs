@@ -29,6 +29,8 @@ struct Stage {
     changes: watch::Sender<Changes>,
     notices: broadcast::Sender<RawJson>,
     wishes: watch::Sender<(Vec<String>, Option<String>)>,
+    /// What is wished for is not heard yet.
+    deaf: watch::Sender<bool>,
     hanging: AtomicUsize,
     hangs: Notify,
     asked: AtomicUsize,
@@ -150,8 +152,10 @@ impl Offer for Stage {
         self.changes.subscribe()
     }
 
-    fn subscribe(&self, resources: Vec<String>, log_level: Option<String>) {
+    fn subscribe(&self, resources: Vec<String>, log_level: Option<String>) -> BoxFuture<'static, ()> {
         self.wishes.send_replace((resources, log_level));
+        let mut deaf = self.deaf.subscribe();
+        Box::pin(async move { drop(deaf.wait_for(|deaf| !deaf).await) })
     }
 
     fn notices(&self) -> Option<broadcast::Receiver<RawJson>> {
@@ -175,6 +179,7 @@ impl Client {
             changes: watch::Sender::default(),
             notices: broadcast::Sender::new(16),
             wishes: watch::Sender::default(),
+            deaf: watch::Sender::default(),
             hanging: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             hangs: Notify::new(),
@@ -445,7 +450,7 @@ async fn a_legacy_client_that_refuses_or_is_asked_for_ever_ends_the_call() {
     let asked = client.hear().await;
     let no = json!({"jsonrpc":"2.0","id":asked["id"],"error":{"code":-1,"message":"not now"}});
     let failed = client.ask(no).await;
-    assert!(failed["error"]["message"].as_str().unwrap().ends_with("not now"), "{failed}");
+    assert_eq!(failed["error"], json!({"code":-1,"message":"not now"}), "as from a server of its era");
     client.say(&call(2, "endless").to_string()).await;
     for _ in 0..=10 {
         let asked = client.hear().await;
@@ -521,6 +526,10 @@ async fn a_legacy_client_hears_of_changes_once_it_is_ready() {
     let update = r#"{"method":"notifications/resources/updated","params":{"uri":"u", "n":1.0}}"#;
     client.stage.notices.send(raw(update.to_owned())).unwrap();
     assert_eq!(client.line().await, format!(r#"{{"jsonrpc":"2.0",{}"#, update.strip_prefix('{').unwrap()));
+    // Of a modern server: the stream is ours, and nothing to the client.
+    let tagged = r#"{"method":"notifications/resources/updated","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"o","k": 1},"uri":"u"}}"#;
+    client.stage.notices.send(raw(tagged.to_owned())).unwrap();
+    assert_eq!(client.hear().await["params"], json!({ "_meta": { "k": 1 }, "uri": "u" }));
 }
 
 #[tokio::test]
@@ -578,6 +587,67 @@ async fn a_modern_client_hears_what_its_stream_asked_for_until_it_is_cancelled()
 }
 
 #[tokio::test]
+async fn what_is_asked_for_is_granted_once_it_will_be_heard() {
+    let mut client = Client::legacy(false).await;
+    for (id, method, params) in
+        [(1, "resources/subscribe", json!({"uri":"a"})), (2, "logging/setLevel", json!({"level":"info"}))]
+    {
+        client.stage.deaf.send_replace(true);
+        client.say(&json!({"jsonrpc":"2.0","id":id,"method":method,"params":params}).to_string()).await;
+        client.wished(&["a"], (id == 2).then_some("info")).await;
+        assert_eq!(client.ask(call(3, "odd")).await["id"], 3, "{method} is not answered yet");
+        client.stage.deaf.send_replace(false);
+        assert_eq!(client.hear().await["id"], id);
+    }
+    let mut client = Client::modern(false);
+    client.stage.deaf.send_replace(true);
+    let filter = json!({"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a"]}});
+    client.say(&modern(json!(1), "subscriptions/listen", filter).to_string()).await;
+    client.wished(&["a"], None).await;
+    client.stage.changes.send_modify(|changes| changes.tools += 1);
+    assert_eq!(client.ask(modern(json!(2), "tools/list", json!({}))).await["id"], 2, "nothing comes before");
+    client.stage.deaf.send_replace(false);
+    assert_eq!(client.hear().await["method"], "notifications/subscriptions/acknowledged");
+    assert_eq!(client.hear().await["method"], "notifications/tools/list_changed", "what came meanwhile");
+    // A modern call of a legacy server goes when the server knows how much the call wants to hear.
+    client.stage.deaf.send_replace(true);
+    let meta = json!({"io.modelcontextprotocol/logLevel":"debug"});
+    let params = json!({"name":"hang","_meta":meta});
+    client.say(&modern(json!(3), "tools/call", params).to_string()).await;
+    client.wished(&["a"], Some("debug")).await;
+    assert_eq!(client.stage.hanging.load(Ordering::SeqCst), 0);
+    client.stage.deaf.send_replace(false);
+    soon(client.stage.hangs.notified()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_can_not_be_heard_is_waited_for_only_so_long() {
+    let mut client = Client::legacy(false).await;
+    client.stage.deaf.send_replace(true);
+    let subscribe = json!({"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a"}});
+    assert_eq!(client.ask(subscribe).await["result"], json!({}));
+}
+
+#[tokio::test]
+async fn a_legacy_client_hears_no_message_below_its_own_level() {
+    let mut client = Client::legacy(false).await;
+    client.say(&call(1, "talk").to_string()).await;
+    for level in ["debug", "error"] {
+        assert_eq!(client.hear().await["params"]["level"], level, "as the server thinks fit");
+    }
+    assert_eq!(client.hear().await["id"], 1);
+    let level = json!({"jsonrpc":"2.0","id":2,"method":"logging/setLevel","params":{"level":"error"}});
+    assert_eq!(client.ask(level).await["result"], json!({}));
+    assert_eq!(client.ask(call(3, "talk")).await["params"]["level"], "error");
+    assert_eq!(client.hear().await["id"], 3);
+    for level in ["warning", "critical"] {
+        let message = json!({"method":"notifications/message","params":{"level":level,"data":1}});
+        client.stage.notices.send(crate::raw::value(&message)).unwrap();
+    }
+    assert_eq!(client.hear().await["params"]["level"], "critical", "outside of calls as well");
+}
+
+#[tokio::test]
 async fn it_ends_when_the_client_closes_stdin_and_answers_first() {
     let mut client = Client::legacy(false).await;
     client.say(&call(1, "odd").to_string()).await;
@@ -601,4 +671,26 @@ async fn it_ends_when_the_client_reads_no_more() {
     drop(client.from);
     client.to.write_all(format!("{}\n", call(1, "odd")).as_bytes()).await.unwrap();
     assert!(soon(client.work.join_next()).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn the_level_of_modern_requests_rises_again_once_none_of_them_is_recent() {
+    let mut client = Client::modern(false);
+    let leveled = |id: i64, tool: &str, level: &str| {
+        let level = json!({ "io.modelcontextprotocol/logLevel": level });
+        modern(json!(id), "tools/call", json!({ "name": tool, "_meta": level }))
+    };
+    client.ask(leveled(1, "echo", "debug")).await;
+    client.wished(&[], Some("debug")).await;
+    // This one stays in work.
+    client.say(&leveled(2, "hang", "error").to_string()).await;
+    tokio::time::pause();
+    let mut wishes = client.stage.wishes.subscribe();
+    let mut risen = async |level: Option<&str>| {
+        let risen = wishes.wait_for(|(_, now)| now.as_deref() == level);
+        drop(tokio::time::timeout(Duration::from_secs(600), risen).await.expect("it rises").unwrap());
+    };
+    risen(Some("error")).await;
+    client.say(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#).await;
+    risen(None).await;
 }

@@ -57,7 +57,11 @@ impl<O: Offer> Turn<O> {
                 now = next_change(&mut changes) => self.room.state().hearing.tell_changes(&self.room.peer, now),
                 notice = next_notice(&mut notices) => self.room.state().hearing.tell(&self.room.peer, &notice),
                 Some(ended) = self.tasks.join_next_with_id() => self.reap(ended.err()),
-                _ = sweep.tick() => self.room.desk.sweep(),
+                _ = sweep.tick() => {
+                    self.room.desk.sweep();
+                    self.room.state().hearing.grow_older();
+                    self.room.wish();
+                }
             }
         }
         let farewell = async {
@@ -156,7 +160,7 @@ impl<O: Offer> Turn<O> {
         }
         let (session, level) = {
             let state = self.room.state();
-            (state.session.clone(), state.hearing.level())
+            (state.session.clone(), state.hearing.legacy_level())
         };
         let session = match (session, self.eras) {
             (Some(session), _) => session,
@@ -191,6 +195,7 @@ impl<O: Offer> Turn<O> {
                 Some(level) => {
                     room.state().hearing.set_level(level);
                     room.wish();
+                    room.heard().await;
                     empty()
                 }
             };
@@ -205,7 +210,7 @@ impl<O: Offer> Turn<O> {
             let answer = match uri {
                 _ if !eras::declares(&about.capabilities, "resources", Some("subscribe")) => unknown_method(),
                 None => Answer::Error(error(code::INVALID_PARAMS, "`uri` must be a string")),
-                Some(uri) => room.heed(&uri, is_on),
+                Some(uri) => room.heed(&uri, is_on).await,
             };
             room.desk.finish(&room.peer, ticket, answer);
         })
@@ -228,13 +233,7 @@ impl<O: Offer> Turn<O> {
             "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" => {
                 Err(unknown_method())
             }
-            _ => {
-                if let Some(level) = head.log_level {
-                    self.room.state().hearing.lower_level(level);
-                    self.room.wish();
-                }
-                self.modern_work(id, method, params, head)
-            }
+            _ => self.modern_work(id, method, params, head),
         }
     }
 
@@ -282,10 +281,13 @@ impl<O: Offer> Turn<O> {
         self.spawn(id, String::new(), move |room, ticket| async move {
             let about = room.offer.about().await;
             let now = *room.changes.borrow();
-            let opened = room.state().hearing.listen(&room.peer, &id_of_stream, filter, &about, now);
+            let opened = room.state().hearing.listen(&id_of_stream, filter, &about, now);
             match opened {
-                Ok(()) => {
+                Ok(acknowledgement) => {
                     room.wish();
+                    room.heard().await;
+                    let now = *room.changes.borrow();
+                    room.state().hearing.acknowledge(&room.peer, &id_of_stream, &acknowledgement, now);
                     // It is answered by its end, which is the end of this process.
                     room.desk.leave(ticket);
                 }
@@ -303,6 +305,7 @@ impl<O: Offer> Turn<O> {
         speaks: Speaks,
     ) -> Result<(), Answer> {
         self.spawn(id, binding, move |room, ticket| async move {
+            let _wanting = room.want_messages(&speaks);
             let (peer, desk) = (room.peer.clone(), Arc::clone(&room.desk));
             let caller = Arc::new(Caller { peer, desk, ticket, speaks });
             let answer = room.handle(Exchange { method, params, caller }).await;

@@ -4,6 +4,9 @@
 //! ([`super::roster`]).
 //! Invariant: after a gap (a new link, events that were missed) everything is asked again.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use client::LinkState;
 use client::connection::Forward;
 use futures_util::StreamExt as _;
@@ -11,6 +14,7 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 use wire::peer::hosting::{McpCatalog, McpCatalogResult, McpSchema, McpSchemaResult};
 use wire::peer::live::{McpCallForward, McpList, McpListResult, McpRegisterAck};
 use wire::peer::mesh::SystemPush;
@@ -19,6 +23,9 @@ use wire::{Class, ErrorCode};
 
 use super::Mesh;
 use super::lending::{Taken, response};
+
+/// What could not be read although there is a link is read again after this long.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The member that names the service; the rest of an event is asked for.
 #[derive(Deserialize)]
@@ -36,6 +43,7 @@ impl Mesh {
         let mut pushes = self.member.connection.pushes();
         let mut state = self.member.connection.state();
         state.mark_changed();
+        let mut again = None;
         loop {
             tokio::select! {
                 changed = state.changed() => {
@@ -47,13 +55,24 @@ impl Mesh {
                         self.refresh_all().await;
                     }
                 }
+                () = at(again) => self.refresh_all().await,
                 push = pushes.recv() => match push {
                     Ok(push) => self.hear(&push).await,
                     Err(RecvError::Lagged(_)) => self.refresh_all().await,
                     Err(RecvError::Closed) => return std::future::pending().await,
                 },
             }
+            let has_missed = self.has_missed.swap(false, Ordering::Relaxed);
+            // Without a link, the next one makes us ask.
+            let is_up = matches!(&*state.borrow(), LinkState::Up(_));
+            again = (has_missed && is_up).then(|| Instant::now() + RETRY);
         }
+    }
+
+    /// A broker that is busy now may answer later.
+    fn miss(&self) -> bool {
+        self.has_missed.store(true, Ordering::Relaxed);
+        false
     }
 
     async fn keep_lending(&self) {
@@ -145,10 +164,10 @@ impl Mesh {
 
     async fn refresh_services(&self) -> bool {
         let Ok(McpCatalogResult { services }) = self.member.connection.request(&McpCatalog {}).await else {
-            return false;
+            return self.miss();
         };
-        let names: Vec<String> =
-            services.into_iter().filter(|service| service.status != "stopped").map(|s| s.name).collect();
+        // A stopped one too: nothing is told when a service stops or starts, and a call of it says what to do.
+        let names: Vec<String> = services.into_iter().map(|service| service.name).collect();
         let gone = self.roster().keep_services(&names);
         let changed = join_all(names.iter().map(|name| self.refresh_service(name))).await;
         gone || changed.contains(&true)
@@ -160,21 +179,20 @@ impl Mesh {
         match self.member.connection.request::<_, McpSchemaResult>(&frame).await {
             Ok(schema) => self.roster().put_service(schema),
             Err(error) if error.code().is_some_and(is_absence) => self.roster().remove_service(name),
-            // Asked again when the link is back.
-            Err(_) => false,
+            Err(_) => self.miss(),
         }
     }
 
     pub(super) async fn refresh_live(&self) -> bool {
         match self.member.connection.request::<_, McpListResult>(&McpList {}).await {
             Ok(McpListResult { servers }) => self.roster().put_live(servers, |name| self.lending.holds(name)),
-            Err(_) => false,
+            Err(_) => self.miss(),
         }
     }
 
     async fn refresh_skills(&self) -> bool {
         let Ok(SkillList { skills }) = self.member.connection.request(&ListSkills::default()).await else {
-            return false;
+            return self.miss();
         };
         let text =
             |skills: &[wire::peer::skills::SkillEntry]| serde_json::to_string(skills).unwrap_or_default();
@@ -182,6 +200,14 @@ impl Mesh {
         let is_new = text(&known) != text(&skills);
         *known = skills;
         is_new
+    }
+}
+
+/// Never, without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use client::{ClientError, Connection};
+use client::{Announce, ClientError, Connection, Reconnect};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use wire::peer::live::{
     McpCallForward, McpCallResponse, McpRegister, McpRegisterAck, McpUnregister, McpUnregisterAck,
 };
 
-use super::splice;
+use super::{Member, splice};
 use crate::local::{LocalServer, Tools};
 
 /// Member of a tool's `_meta` that tells the session's channel whose calls the agent answers.
@@ -156,20 +156,34 @@ impl Lending {
         }
     }
 
-    /// At the end of this process: what is not persistent goes, though others keep the session's link up.
-    pub async fn take_back(&self, connection: &Connection) {
-        let names: Vec<String> = {
-            let state = self.state();
-            state.servers.iter().filter(|(_, lent)| !lent.persistent).map(|(name, _)| name.clone()).collect()
-        };
-        if connection.hello().is_some() {
-            for server_name in names {
-                let done: Result<McpUnregisterAck, _> =
-                    connection.request_within(GOODBYE, &McpUnregister { server_name }).await;
-                if done.is_err() {
-                    return;
-                }
+    /// At the end of this process, since others may keep the session's link up: what is persistent is offline, the rest goes.
+    pub async fn take_back(&self, member: &Member) {
+        if member.connection.hello().is_none() {
+            return;
+        }
+        let servers = std::mem::take(&mut self.state().servers);
+        let (kept, gone): (Vec<_>, Vec<_>) = servers.into_iter().partition(|(_, lent)| lent.persistent);
+        let goodbye = async {
+            let connection = &member.connection;
+            for (server_name, _) in gone {
+                let _: McpUnregisterAck = connection.request(&McpUnregister { server_name }).await?;
             }
+            if kept.is_empty() {
+                return Ok(());
+            }
+            // The broker knows a server as offline when the link is gone over which it was registered last.
+            let announce = Announce::here("ai", "lend");
+            let brief = Connection::open(member.membership.clone(), announce, Reconnect::Never).await?;
+            for (name, lent) in &kept {
+                let _: McpRegisterAck = brief.request(&registration(name, lent)).await?;
+            }
+            brief.close().await;
+            Ok::<(), ClientError>(())
+        };
+        match tokio::time::timeout(GOODBYE, goodbye).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("what was lent here may stay listed: {error}"),
+            Err(_) => tracing::warn!("what was lent here may stay listed: the broker is slow"),
         }
     }
 

@@ -24,6 +24,7 @@ mod words;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Mesh {
     changes: watch::Sender<Changes>,
     /// Whether the lists were fetched at least once.
     loaded: watch::Sender<bool>,
+    /// Something could not be read.
+    has_missed: AtomicBool,
     started: Instant,
 }
 
@@ -100,7 +103,7 @@ pub async fn run(member: Member, hands: Hands, stop: impl Future<Output = ()>) {
         () = mesh.keep() => {}
         () = stop => {}
     }
-    mesh.lending.take_back(&mesh.member.connection).await;
+    mesh.lending.take_back(&mesh.member).await;
     if let Some(mesh) = Arc::into_inner(mesh) {
         mesh.member.connection.close().await;
     }
@@ -116,6 +119,7 @@ impl Mesh {
             lending: Lending::default(),
             changes: watch::Sender::new(Changes::default()),
             loaded: watch::Sender::new(false),
+            has_missed: AtomicBool::new(false),
             started: Instant::now(),
         }
     }

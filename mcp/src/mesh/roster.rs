@@ -98,11 +98,11 @@ impl Roster {
         has_changed
     }
 
-    /// All live servers; what is offline can't be called and is not listed.
+    /// All live servers. One that is offline stays listed, as nothing is told when it goes: a call of it says since when.
     pub fn put_live(&mut self, servers: Vec<LiveServer>, is_ours: impl Fn(&str) -> bool) -> bool {
         let mut before = std::mem::take(&mut self.live);
         let mut changed = false;
-        for LiveServer { name, tools, .. } in servers.into_iter().filter(|s| s.online && !is_ours(&s.name)) {
+        for LiveServer { name, tools, .. } in servers.into_iter().filter(|s| !is_ours(&s.name)) {
             let Ok(service) = ServiceName::parse(&name) else { continue };
             let named = tools.into_iter().filter_map(|tool| {
                 let shown = svc_name(&service, &splice::text_member(&tool, "name")?);
@@ -242,7 +242,8 @@ mod tests {
         assert!(roster.put_live(vec![live("b", true, &["x"]), live("mine", true, &["y"])], ours));
         assert_eq!(listed(&roster), [r#"{"name":"svc__b__x","x":1.0}"#]);
         assert!(!roster.put_live(vec![live("b", true, &["x"])], ours));
-        assert!(roster.put_live(vec![live("b", false, &["x"])], ours), "offline: not to be called");
+        assert!(!roster.put_live(vec![live("b", false, &["x"])], ours), "offline: a call says so");
+        assert!(roster.put_live(vec![], ours));
         assert!(listed(&roster).is_empty());
     }
 }

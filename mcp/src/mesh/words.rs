@@ -31,9 +31,13 @@ impl Refusal {
     pub fn of_client(error: &ClientError, name: &str) -> Self {
         let Self(mut text) = match (error.code(), error) {
             (Some(code), _) => Self::of_code(code, &error.to_string(), name),
-            (None, ClientError::Unreachable { .. } | ClientError::Closed(_) | ClientError::Timeout(_)) => {
-                Self(format!("{error}\n{AWAY}"))
-            }
+            (
+                None,
+                ClientError::Unreachable { .. }
+                | ClientError::Closed(_)
+                | ClientError::Timeout(_)
+                | ClientError::Unsent(_),
+            ) => Self(format!("{error}\n{AWAY}")),
             (None, _) => Self(error.to_string()),
         };
         add_lines(&mut text, error.stderr());

@@ -114,7 +114,7 @@ fn tell(method: &str, name: &str, failure: &Failure) -> Answer {
     let Failure { code, message, stderr } = failure;
     let mut text = format!("claudemesh: {name}: {message}");
     if let Some(code) = code {
-        text.push_str(&format!(" [{code}] {}", code.cure()));
+        text.push_str(&format!(" [{code}] {}", code.cure().replace("NAME", name)));
     }
     if method == "tools/call" {
         for line in stderr {

@@ -22,6 +22,7 @@ pub(super) async fn hear(shared: Arc<Shared>) {
     let mut pause = PAUSE;
     loop {
         let wanted = wishes.borrow_and_update().clone();
+        let number = wanted.number;
         let mut opening = std::pin::pin!(open(&shared, wanted, pause));
         // The old stream is heard until the new one is there.
         let opened = loop {
@@ -38,6 +39,7 @@ pub(super) async fn hear(shared: Arc<Shared>) {
             Ok(None) => continue,
             Ok(Some(new)) => {
                 stream = Some(new);
+                shared.heard.send_replace(number);
                 pause = PAUSE;
                 // It may have changed while nobody listened.
                 shared.stale.notify_one();
@@ -64,7 +66,7 @@ struct Refused;
 
 /// A stream that listens. Waits when that is refused: the service may be gone, or the link.
 async fn open(shared: &Shared, wishes: Wishes, pause: Duration) -> Result<Option<ListenStream>, Refused> {
-    let Wishes { resources, log_level } = wishes;
+    let Wishes { resources, log_level, number } = wishes;
     let listen = McpListen { server_name: shared.name.to_string(), resources, log_level };
     let mut link = shared.connection.state();
     let is_up = link.wait_for(|link| !matches!(link, LinkState::Down(_))).await.is_ok();
@@ -85,6 +87,8 @@ async fn open(shared: &Shared, wishes: Wishes, pause: Duration) -> Result<Option
         Err(e) => e.to_string(),
     };
     tracing::debug!("nothing is heard of {}: {why}", shared.name);
+    // Who waits for it would wait in vain.
+    shared.heard.send_replace(number);
     // A service that comes back shows in its lists.
     let mut view = shared.view.subscribe();
     view.borrow_and_update();

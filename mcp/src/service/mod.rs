@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::Connection;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ struct View {
 struct Wishes {
     resources: Vec<String>,
     log_level: Option<String>,
+    /// Newer ones have higher numbers.
+    number: u64,
 }
 
 /// What the offer and its tasks share.
@@ -61,6 +64,8 @@ struct Shared {
     view: watch::Sender<View>,
     changes: watch::Sender<Changes>,
     wishes: watch::Sender<Wishes>,
+    /// The newest wishes that are listened for, or can not be.
+    heard: watch::Sender<u64>,
     notices: broadcast::Sender<RawJson>,
     /// The lists are to be read again.
     stale: Notify,
@@ -103,6 +108,7 @@ async fn serve(
         view: watch::Sender::new(View { lists, is_fresh: false }),
         changes: watch::Sender::default(),
         wishes: watch::Sender::default(),
+        heard: watch::Sender::default(),
         notices: broadcast::Sender::new(NOTICES),
         stale: Notify::new(),
         started: Instant::now(),
@@ -163,8 +169,17 @@ impl Offer for ServiceOffer {
         self.shared.changes.subscribe()
     }
 
-    fn subscribe(&self, resources: Vec<String>, log_level: Option<String>) {
-        self.shared.wishes.send_replace(Wishes { resources, log_level });
+    fn subscribe(&self, resources: Vec<String>, log_level: Option<String>) -> BoxFuture<'static, ()> {
+        let mut number = 0;
+        self.shared.wishes.send_modify(|wishes| {
+            number = wishes.number + 1;
+            *wishes = Wishes { resources, log_level, number };
+        });
+        let mut heard = self.shared.heard.subscribe();
+        Box::pin(async move {
+            // An error: everything ends.
+            let _ = heard.wait_for(|heard| *heard >= number).await;
+        })
     }
 
     fn notices(&self) -> Option<broadcast::Receiver<RawJson>> {

@@ -8,7 +8,7 @@ use crate::masking::Masking;
 use crate::mcp::caller::{Caller, Ear, Question, Said};
 use crate::mcp::client::InFlight;
 use crate::mcp::handshake::Offers;
-use crate::mcp::tuning::tune;
+use crate::mcp::tuning::{begin, tune};
 use crate::service::door::Serves;
 
 /// One call of a session, and what its caller is told meanwhile.
@@ -281,12 +281,12 @@ async fn log_messages_reach_the_one_session_that_calls_once_and_otherwise_who_li
     }
     let (mut first, mut second) = (call(&w, Some("a"), false), call(&w, Some("a"), false));
     let asked = w.server.hear().await;
-    w.server.hear().await;
+    let given_up_too = w.server.hear().await;
     w.server.say(&message("debug", 2)).await;
     w.server.say(&message("error", 3)).await;
     assert_eq!(second.event().await["params"]["data"], json!(3), "2 is less than what it asked for");
     let other = call(&w, Some("b"), false);
-    w.server.hear().await;
+    let given_up = w.server.hear().await;
     w.server.say(&message("error", 4)).await;
     w.server.reply(&asked, json!(1)).await;
     answer(&mut first.call).await.expect("answered");
@@ -295,11 +295,93 @@ async fn log_messages_reach_the_one_session_that_calls_once_and_otherwise_who_li
     for _ in 0..2 {
         assert_eq!(w.server.hear().await["method"], json!("notifications/cancelled"));
     }
+    // Of what was cancelled; until the server is done with that, too.
     w.server.say(&message("error", 5)).await;
+    for asked in [&given_up, &given_up_too] {
+        w.server.reply(asked, json!(1)).await;
+    }
+    w.server.say(&message("error", 6)).await;
     for listener in [&mut a_listens, &mut b_listens] {
         let event = timeout(SOON, listener.next()).await.expect("in time").expect("told");
-        assert_eq!(event, message("error", 5), "not what others' calls brought about");
+        assert_eq!(event, message("error", 6), "not what others' calls brought about");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_cancelled_call_asks_reaches_no_other_session() {
+    let mut w = world(Limits::default());
+    let a = call(&w, Some("a"), true);
+    let mut asked = w.server.hear().await;
+    let mut b = call(&w, Some("b"), true);
+    w.server.hear().await;
+    drop(a);
+    assert_eq!(w.server.hear().await["method"], json!("notifications/cancelled"));
+    w.server.say(ELICIT).await;
+    assert_eq!(w.server.hear().await["error"]["code"], json!(-32603));
+    assert!(b.is_quiet());
+    // Its late answer is the end of it; without one, time is.
+    for is_answered in [true, false] {
+        if is_answered {
+            w.server.reply(&asked, json!("too late")).await;
+        } else {
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        w.server.say(ELICIT).await;
+        let (_, question) = b.asked().await;
+        question.reply.answer(b"\"result\":{}".to_vec());
+        assert_eq!(w.server.hear().await["result"], json!({}));
+        if is_answered {
+            // Now they take turns: what was cancelled is still its session's.
+            b.call.cancel("enough");
+            assert_eq!(w.server.hear().await["method"], json!("notifications/cancelled"));
+            b = call(&w, Some("c"), true);
+            told_all(&mut w).await;
+            tokio::time::advance(Duration::from_secs(10)).await;
+            asked = w.server.hear().await;
+            assert_eq!(asked["method"], json!("tools/call"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_in_the_line_lets_those_behind_it_go() {
+    let mut w = world(Limits::default());
+    let (_a, _b) = (call(&w, Some("a"), true), call(&w, Some("b"), true));
+    let asked = w.server.hear().await;
+    w.server.hear().await;
+    w.server.say(ELICIT).await;
+    w.server.hear().await;
+    w.server.reply(&asked, json!(1)).await;
+    let (given_up, _next) = (call(&w, Some("c"), true), call(&w, Some("b"), true));
+    told_all(&mut w).await;
+    drop(given_up);
+    assert_eq!(w.server.hear().await["method"], json!("tools/call"), "b's session runs");
+    assert_eq!(w.client.queued_bytes(), 0, "what was never sent waits no more");
+}
+
+#[tokio::test]
+async fn questions_that_are_withdrawn_count_until_their_caller_has_let_go_of_them() {
+    let mut w = world(Limits::default());
+    let (sink, mut said) = mpsc::channel(100);
+    let ear = Some(Ear { sink, events: false, asks: true });
+    let _call = w.client.call("x", None, Caller { session: None, ear }).expect("taken");
+    w.server.hear().await;
+    let mut kept = vec![];
+    for _ in 0..32 {
+        w.server.say(ELICIT).await;
+        kept.push(timeout(SOON, said.recv()).await.expect("in time").expect("asked"));
+        w.server.say(r#"{"method":"notifications/cancelled","params":{"requestId":"e1"}}"#).await;
+    }
+    w.server.say(ELICIT).await;
+    assert_eq!(w.server.hear().await["error"]["code"], json!(-32603));
+    kept.clear();
+    told_all(&mut w).await;
+    w.server.say(ELICIT).await;
+    let _kept = timeout(SOON, said.recv()).await.expect("in time").expect("asked");
+    let large = format!(r#"{{"id":2,"method":"roots/list","params":{{"x":"{}"}}}}"#, "x".repeat(4 << 20));
+    w.server.say(&large).await;
+    let refused = w.server.hear().await;
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(2), &json!(-32603)));
 }
 
 #[tokio::test]
@@ -331,7 +413,8 @@ async fn a_legacy_server_is_subscribed_once_for_all_and_unsubscribed_after_the_l
     let offers = Offers { resources: true, subscribe: true, logging: true, ..Offers::default() };
     let (client, mut server) = (w.client.clone(), w.server);
     let mut player = audience.play(Serves::Everybody);
-    let tuning = tune(&client, offers, &mut player, |said| panic!("{said}"));
+    let begun = begin(&client, offers, &mut player);
+    let tuning = tune(&client, offers, &mut player, begun, |said| panic!("{said}"));
     let mut hear = async |method: &str, value: &str| {
         let asked = server.hear().await;
         let name = if method == "logging/setLevel" { "level" } else { "uri" };
@@ -374,7 +457,8 @@ async fn a_modern_server_is_asked_anew_before_the_old_request_is_cancelled() {
     let offers = Offers { tools: true, changes: true, resources: true, ..Offers::default() };
     let (client, mut server) = (w.client.clone(), w.server);
     let mut player = audience.play(Serves::Everybody);
-    let tuning = tune(&client, offers, &mut player, |said| panic!("{said}"));
+    let begun = begin(&client, offers, &mut player);
+    let tuning = tune(&client, offers, &mut player, begun, |said| panic!("{said}"));
     let script = async {
         let first = server.hear().await;
         assert_eq!(first["method"], json!("subscriptions/listen"));
@@ -417,7 +501,8 @@ async fn tuning_ends_with_the_connection() {
     let audience = Arc::new(Audience::default());
     let mut player = audience.play(Serves::Everybody);
     let client = w.client.clone();
-    let tuning = tune(&client, Offers::default(), &mut player, |_| {});
+    let begun = begin(&client, Offers::default(), &mut player);
+    let tuning = tune(&client, Offers::default(), &mut player, begun, |_| {});
     let ending = async {
         yield_now().await;
         client.close();

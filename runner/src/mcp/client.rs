@@ -295,6 +295,11 @@ impl Client {
         self.0.n_places - self.0.places.available_permits()
     }
 
+    #[cfg(test)]
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.0.queued.load(Ordering::Relaxed)
+    }
+
     /// Whether both lead to the same connection.
     pub fn is(&self, other: &Client) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::asks::Asks;
-use self::turns::Turns;
+use self::turns::{GivenUp, Turns};
 use super::client::{Call, CallError, Client, Order, Reply, Shared, Waiter, random_prefix};
 use super::frame::{self, Message};
 use super::giant::Giant;
@@ -96,6 +96,7 @@ where
         pending: HashMap::new(),
         asks: Asks::default(),
         turns: Turns::default(),
+        given_up: GivenUp::default(),
         out: BytesMut::with_capacity(READ_CHUNK),
         moved: Instant::now(),
         input: BytesMut::with_capacity(READ_CHUNK),
@@ -118,6 +119,7 @@ struct Conn {
     pending: HashMap<u64, Waiter>,
     asks: Asks,
     turns: Turns,
+    given_up: GivenUp,
     out: BytesMut,
     /// When the server last took something, or `out` last got something to take.
     moved: Instant,
@@ -147,11 +149,12 @@ impl Conn {
                 writer = None;
             }
             let writing = writer.is_some() && !self.out.is_empty();
-            let held = self.held_until();
+            let (held, turn) = (self.held_until(), self.turn_at());
             tokio::select! {
                 order = orders.recv(), if !orders.is_closed() && self.out.len() < WRITE_HIGH =>
                     self.take_orders(order, &mut orders),
                 () = tokio::time::sleep_until(held.unwrap_or(self.moved)), if held.is_some() => {}
+                () = tokio::time::sleep_until(turn.unwrap_or(self.moved)), if turn.is_some() => self.next_in_line(),
                 read = reader.read_buf(&mut self.input), if held.is_none() => match read {
                     Ok(0) => break End::Eof,
                     Ok(n) => {
@@ -225,20 +228,6 @@ impl Conn {
     fn write(&mut self, line: &[u8]) {
         self.push(line);
         self.shared.queued.fetch_sub(line.len(), Ordering::Relaxed);
-    }
-
-    fn forget(&mut self, id: u64, reason: Option<&'static str>) {
-        // Never sent, or already answered: then there is nothing to cancel.
-        if self.turns.forget(id) || self.take_waiter(id).is_none() {
-            return;
-        }
-        if let Some(reason) = reason {
-            let params =
-                format!(r#"{{"requestId":"{}","reason":{}}}"#, self.shared.id(id), frame::quote(reason));
-            let mut line = Vec::new();
-            frame::write_notification(&mut line, "notifications/cancelled", Some(&params));
-            self.push(&line);
-        }
     }
 
     /// Until when the server waits with what it wants to say, because it said too much.
@@ -343,10 +332,12 @@ impl Conn {
     }
 
     fn answer(&mut self, id: &RawValue, answer: Result<Reply, CallError>) {
-        let waiter = self.shared.number(id.get()).and_then(|number| self.take_waiter(number));
-        match waiter {
+        let number = self.shared.number(id.get());
+        match number.and_then(|number| self.take_waiter(number)) {
             // The caller may have gone in this moment; its cancellation then finds nothing to cancel.
             Some(waiter) => drop(waiter.reply.send(answer)),
+            // It crossed its cancellation.
+            None if number.is_some_and(|number| self.settle(number)) => self.asides.take(1.0),
             None => {
                 self.asides.take(1.0);
                 self.strays += 1;

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
+pub use wire::depth::{MAX_DEPTH, is_too_deep};
 
 /// The members of a JSON-RPC message that we look at. `null` counts as present.
 #[derive(Deserialize)]
@@ -42,39 +43,6 @@ pub enum Message<'a> {
 pub fn read(text: &[u8]) -> Option<Message<'_>> {
     let head: Head<'_> = serde_json::from_slice(text).ok()?;
     sort(head)
-}
-
-/// Values in values. Parsers of our peers stop at 128, and what we wrap around a result counts there, too.
-pub const MAX_DEPTH: usize = 100;
-
-/// Whether it nests deeper than [`MAX_DEPTH`]. Our own parser would not mind: it skips values without recursion.
-pub fn is_too_deep(text: &[u8]) -> bool {
-    let (mut depth, mut at) = (0_usize, 0);
-    while let Some(found) = text.get(at..).and_then(|rest| rest.iter().position(|b| b"[]{}\"".contains(b))) {
-        at += found + 1;
-        match text[at - 1] {
-            b'[' | b'{' => depth += 1,
-            b'"' => at = end_of_string(text, at),
-            _ => depth = depth.saturating_sub(1),
-        }
-        if depth > MAX_DEPTH {
-            return true;
-        }
-    }
-    false
-}
-
-/// Behind the quote that ends the string whose first byte is at `at`.
-fn end_of_string(text: &[u8], mut at: usize) -> usize {
-    while let Some(found) = text.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
-        at += found + 1;
-        match text[at - 1] {
-            b'"' => return at,
-            // Whatever is escaped, it ends no string.
-            _ => at += 1,
-        }
-    }
-    text.len()
 }
 
 fn sort(head: Head<'_>) -> Option<Message<'_>> {
@@ -308,20 +276,6 @@ mod tests {
         for other in [&br#"{"level":"info"}"#[..], b"[]", b"{", b"3", b"\"x\"", &[0xff, 0xfe]] {
             assert!(read(other).is_none());
         }
-    }
-
-    #[test]
-    fn nesting_is_bounded_and_brackets_in_strings_do_not_nest() {
-        let nested = |n: usize| format!(r#"{{"id":1,"result":{}{}}}"#, "[".repeat(n), "]".repeat(n));
-        assert!(!is_too_deep(nested(MAX_DEPTH - 1).as_bytes()));
-        assert!(is_too_deep(nested(MAX_DEPTH).as_bytes()));
-        assert!(read(nested(100_000).as_bytes()).is_some(), "the parser itself does not mind");
-        let quoted = format!(r#"{{"a":"\"{}\\","b":"{}"}}"#, "[".repeat(500), "{".repeat(500));
-        assert!(
-            serde_json::from_str::<serde_json::Value>(&quoted).is_ok() && !is_too_deep(quoted.as_bytes())
-        );
-        let wide = format!("[{}]", "[],".repeat(10_000));
-        assert!(!is_too_deep(wide.as_bytes()));
     }
 
     #[test]

@@ -317,9 +317,14 @@ pub async fn relist(instance: Arc<Instance>, mut changes: Changes, limit: Durati
 }
 
 /// Asks a server for what those want to hear that listen, until it ends.
-pub async fn attend(instance: Arc<Instance>, mut player: Player, log: Arc<LogRing>) -> Outcome {
+pub async fn attend(
+    instance: Arc<Instance>,
+    mut player: Player,
+    begun: tuning::Begun,
+    log: Arc<LogRing>,
+) -> Outcome {
     let say = |text: &str| log.push(Stream::Runner, text);
-    tuning::tune(&instance.client, instance.greeting.offers, &mut player, say).await;
+    tuning::tune(&instance.client, instance.greeting.offers, &mut player, begun, say).await;
     Outcome::Over
 }
 

@@ -47,6 +47,14 @@ impl Entry {
         Self { name: name.to_owned(), command, env: Vec::new() }
     }
 
+    /// The same, with all that it says to its client kept in a file.
+    pub fn recorded(mut self, file: &Path) -> Self {
+        let mut command = vec!["sh".to_owned(), "-c".to_owned(), r#""$@" | tee "$0""#.to_owned()];
+        command.push(file.to_str().unwrap().to_owned());
+        command.append(&mut self.command);
+        Self { command, ..self }
+    }
+
     /// As `.mcp.json` and its relatives write it.
     fn document(&self) -> Value {
         let env: serde_json::Map<_, _> = self.env.iter().map(|(k, v)| (k.clone(), json!(v))).collect();

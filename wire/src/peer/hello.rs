@@ -40,6 +40,9 @@ pub struct Hello {
     /// Labels of this presence. They route messages; they never give access (design §8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<Group>>,
+    /// *Ours*: what this session is for. A label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// Milliseconds since the epoch. Read as any JSON number, written as an integer.
     #[serde(serialize_with = "whole")]
     pub timestamp: f64,

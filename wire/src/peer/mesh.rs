@@ -39,6 +39,9 @@ pub struct Peer {
     pub channel: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// *Ours*: what the session says it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
 }
 
 /// What the caller's session is doing: `idle`, `working`, `dnd` (peer-protocol reference §3.2.1; (+) `needs_input`). Answered by

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use wire::peer::calls::{McpListen, McpListening, McpRequestEvent, McpRequestResult};
 use wire::report::Lists;
 use wire::runner::{LISTEN, LISTENING, Listen, Rpc, RpcCall};
-use wire::{RawJson, ServiceKey};
+use wire::{ErrorCode, RawJson, ServiceKey};
 
 use super::calls::answer;
 use crate::callers;
@@ -25,7 +25,8 @@ use crate::peer::dispatch::Asked;
 use crate::runner::{OpenCall, RunnerError};
 
 const MAX_RESOURCES: usize = 1000;
-const MAX_URI: usize = 8 << 10;
+/// Of all of them together; a runner takes no more.
+const MAX_URIS_BYTES: usize = 256 << 10;
 const LEVELS: &[&str] = &["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 /// Until it is tried again at a runner that is there and yet did not let us listen on.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -46,8 +47,10 @@ pub async fn listen(asked: Asked, frame: McpListen, cancel: CancellationToken) {
 }
 
 fn check(frame: &McpListen) -> Result<(), FrameError> {
-    if frame.resources.len() > MAX_RESOURCES || frame.resources.iter().any(|uri| uri.len() > MAX_URI) {
-        let rule = format!("`resources` are at most {MAX_RESOURCES} URIs of at most {MAX_URI} bytes");
+    let bytes: usize = frame.resources.iter().map(String::len).sum();
+    if frame.resources.len() > MAX_RESOURCES || bytes > MAX_URIS_BYTES {
+        let rule =
+            format!("`resources` are at most {MAX_RESOURCES} URIs of at most {MAX_URIS_BYTES} bytes in all");
         return Err(FrameError::invalid(rule));
     }
     match &frame.log_level {
@@ -94,6 +97,10 @@ impl<'a> Listener<'a> {
                 Err(error) => Err(error),
             };
             let Err(error) = heard else { continue };
+            if error.code() == ErrorCode::InvalidArgs {
+                // It will not become right by waiting.
+                return error.into();
+            }
             // Nothing is missed: what changes until the runner is back is told then.
             self.begin().await;
             self.was_away = true;
@@ -156,16 +163,18 @@ impl<'a> Listener<'a> {
         }
         loop {
             tokio::select! {
-                line = calls::line(&mut open) => match calls::said(line?) {
-                    Ok(Said::Event(event)) => self.pass_on(event).await,
-                    Err(CallError::Runner(error)) => return Err(error),
-                    _ => return Err(RunnerError::Nonsense("listening has no result".into())),
-                },
-                () = self.asked.broker.observed.runner_leaves() => return Err(RunnerError::Unavailable),
+                // Access first: what the service says after it was taken away is not theirs.
+                biased;
                 _ = self.changes.changed() => match self.look().await {
                     Ok(place) if place.key == *key => {}
                     // Elsewhere, or not at all: the next look tells.
                     _ => return Ok(()),
+                },
+                () = self.asked.broker.observed.runner_leaves() => return Err(RunnerError::Unavailable),
+                line = calls::line(&mut open) => match calls::said(line?) {
+                    Ok(Said::Event(event)) => self.pass_on(event).await,
+                    Err(CallError::Runner(error)) => return Err(error),
+                    _ => return Err(RunnerError::Nonsense("listening has no result".into())),
                 },
             }
         }

@@ -19,6 +19,7 @@ const HOOKS: [(&str, Option<&str>, &str); 4] = [
     ("Stop", None, "idle"),
     ("Notification", Some("permission_prompt|elicitation_dialog|agent_needs_input"), "needs-input"),
 ];
+const OWN_VARIABLES: &str = "CLAUDEMESH_";
 /// Seconds. A status that comes late is worth nothing.
 const HOOK_LIMIT: u32 = 5;
 
@@ -129,7 +130,7 @@ fn is_our_status_line(line: Option<&Value>) -> bool {
 /// `[VARIABLE=value] [/…/]claudemesh [--mesh SLUG] COMMAND …` and nothing around it.
 fn is_ours(line: &str, command: &str) -> bool {
     let words = words(line);
-    let mut words = words.iter().map(String::as_str).skip_while(|word| word.starts_with("CLAUDEMESH_"));
+    let mut words = words.iter().map(String::as_str).skip_while(|word| word.starts_with(OWN_VARIABLES));
     if !words.next().is_some_and(is_our_executable) {
         return false;
     }
@@ -146,7 +147,9 @@ fn is_ours(line: &str, command: &str) -> bool {
 }
 
 fn line(ours: &Program, command: &[&str]) -> String {
-    let env = ours.env.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
+    // What a person gave to the MCP entry is not for a line that everybody on the machine can read.
+    let own = ours.env.iter().filter(|(name, _)| name.starts_with(OWN_VARIABLES));
+    let env = own.map(|(name, value)| format!("{name}={}", quoted(value)));
     // All that stands before `mcp` says which mesh.
     let place = ours.args.iter().take_while(|arg| *arg != "mcp").map(|arg| quoted(arg));
     let words =
@@ -231,6 +234,16 @@ mod tests {
         let commands = commands(draft.document.value());
         assert_eq!(commands.len(), 5, "{commands:?}");
         assert!(commands.iter().all(|line| executable(line).as_deref() == Some("/new/claudemesh")));
+    }
+
+    #[test]
+    fn variables_that_a_person_gave_to_our_entry_stay_out_of_lines_of_a_shell() {
+        let mut ours = program("/new/claudemesh");
+        ours.env.push(("API_TOKEN".into(), "hunter2".into()));
+        let mut draft = draft("{}\n");
+        add(&mut draft, &ours).unwrap();
+        assert!(!draft.document.text().contains("hunter2"), "{}", draft.document.text());
+        assert_eq!(commands(draft.document.value()).len(), 5, "and they are ours still");
     }
 
     #[test]

@@ -160,6 +160,9 @@ async fn settle(
             match change.write().await {
                 Ok(backup) => {
                     note(here, &record, change, created, backup.clone(), wish).await?;
+                    if change.is_ours && wish.entries.is_none() {
+                        record.forget_backup(&change.original.real);
+                    }
                     (changed[at], backups[at]) = (true, backup.or(backups[at].take()));
                 }
                 Err(EditError::Changed(path)) => {
@@ -190,17 +193,20 @@ fn plan(job: &Job, wish: &Wish, record: &Record) -> Result<(Change, Vec<Vec<Stri
     let known = record.of(&original.real).map(|edit| edit.created.clone()).unwrap_or_default();
     let mut draft = original.draft(format_of(job))?;
     draft.created = known;
-    let after = match &wish.entries {
-        Some(entries) => {
+    let before = original.text.as_deref().and_then(|text| record.restored(&original.real, text));
+    let is_ours = before.is_some();
+    let after = match (&wish.entries, before) {
+        (Some(entries), _) => {
             put_all(&mut draft, job, entries, wish.is_exact)?;
             Some(draft.document.text().to_owned())
         }
-        None => take_all(&mut draft, job, &original, record)?,
+        (None, Some(before)) => before,
+        (None, None) => take_all(&mut draft, job, &original)?,
     };
     // An empty file that was not there is not written.
     let after = after.filter(|text| original.text.is_some() || !text.trim().is_empty());
     let foreign_lock = foreign_lock(&original.path);
-    Ok((Change { original, after, foreign_lock }, draft.created))
+    Ok((Change { original, after, foreign_lock, is_ours }, draft.created))
 }
 
 fn put_all(
@@ -262,17 +268,11 @@ pub fn put(draft: &mut Draft, client: &Client, name: &str, program: &Program) ->
     Ok(())
 }
 
-/// Without our things: the text that was there before, where it can be known.
-fn take_all(
-    draft: &mut Draft,
-    job: &Job,
-    original: &Original,
-    record: &Record,
-) -> Result<Option<String>, Failure> {
+/// Without our things.
+fn take_all(draft: &mut Draft, job: &Job, original: &Original) -> Result<Option<String>, Failure> {
     let fault = |fault: Fault| of_fault(&job.client, fault);
-    let Some(text) = &original.text else { return Ok(None) };
-    if let Some(before) = record.restored(&original.real, text) {
-        return Ok(before);
+    if original.text.is_none() {
+        return Ok(None);
     }
     match job.place {
         Place::Settings => claude::remove(draft).map_err(fault)?,

@@ -29,6 +29,8 @@ pub enum EditError {
     NotText(PathBuf),
     #[error("{0} is a link that leads nowhere")]
     Dangling(PathBuf),
+    #[error("{0} is read-only")]
+    ReadOnly(PathBuf),
     #[error("{0} was changed meanwhile")]
     Changed(PathBuf),
     #[error("{0} is being written by another program")]
@@ -44,6 +46,7 @@ impl From<EditError> for Failure {
             EditError::Text { .. } | EditError::NotText(_) | EditError::Dangling(_) => {
                 "Look at the file; nothing was changed."
             }
+            EditError::ReadOnly(_) => "If it is yours to change, `chmod u+w` it; nothing was changed.",
             EditError::Changed(_) | EditError::Busy(_) => "Try again.",
             EditError::Io { .. } => "Check the file and its folder.",
         };
@@ -150,6 +153,8 @@ pub struct Change {
     pub after: Option<String>,
     /// The folder whose presence tells Claude Code that somebody writes.
     pub foreign_lock: Option<PathBuf>,
+    /// The text is one that we wrote, and what was before it is kept already.
+    pub is_ours: bool,
 }
 
 impl Change {
@@ -157,7 +162,7 @@ impl Change {
         self.original.text != self.after
     }
 
-    /// Writes it; gives the backup of what was there.
+    /// Writes it; gives the backup of what was there, unless that was ours.
     pub async fn write(&self) -> Result<Option<PathBuf>, EditError> {
         let path = &self.original.path;
         let folder = self.original.real.parent().ok_or_else(|| EditError::NotText(path.clone()))?;
@@ -173,9 +178,13 @@ impl Change {
         if now.text != self.original.text || now.real != self.original.real {
             return Err(EditError::Changed(path.clone()));
         }
+        // Renaming would get by it, but somebody has meant it: a program that makes this file, for one.
+        if fs::metadata(&now.real).is_ok_and(|meta| meta.mode() & 0o222 == 0) {
+            return Err(EditError::ReadOnly(path.clone()));
+        }
         let backup = match &now.text {
-            Some(text) => Some(back_up(&now.real, text)?),
-            None => None,
+            Some(text) if !self.is_ours => Some(back_up(&now.real, text)?),
+            _ => None,
         };
         match &self.after {
             Some(text) => replace(&now.real, text)?,

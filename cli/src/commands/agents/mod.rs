@@ -9,8 +9,10 @@ pub mod connect;
 pub mod edit;
 pub mod import;
 mod record;
+mod secrets;
 pub mod show;
 pub mod text;
 
 pub use connect::{connect, disconnect};
 pub use import::import;
+pub use secrets::shown_command;

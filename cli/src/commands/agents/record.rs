@@ -66,6 +66,13 @@ impl Record {
         }
     }
 
+    /// The file is again what its backup holds, secrets and all: once is enough.
+    pub fn forget_backup(&self, real: &Path) {
+        if let Some(Edit { before: Before::Backup(path), .. }) = self.of(real) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     /// Notes what was done to one file; `None`: nothing of ours is in it any more.
     pub async fn note(config: &Path, real: &Path, edit: Option<Edit>) -> Result<(), Failure> {
         let failed = |e: std::io::Error| Failure::platform(format!("cannot write {FILE}: {e}"));

@@ -35,7 +35,7 @@ impl Session {
     /// Until the connection is closed here, or refused for good.
     pub(super) async fn hold(mut self, listener: UnixListener, hold: Hold, meeting: &Meeting) {
         meeting.sweep();
-        let joiners: Everybody = Arc::new(Joiners::new());
+        let joiners: Everybody = Arc::new(Joiners::new(Arc::clone(&self.prefix)));
         let (pass, passed) = mpsc::channel(COMMAND_QUEUE);
         let mut tasks = JoinSet::new();
         let watch = status::Watch {

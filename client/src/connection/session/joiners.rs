@@ -17,6 +17,8 @@ const WORD_QUEUE: usize = 4096;
 const MAX_JOINERS: usize = 256;
 
 pub(in crate::connection) struct Joiners {
+    /// What the holder's own ids start with.
+    own: Arc<str>,
     table: Mutex<Table>,
     /// Requests that end by themselves.
     running: watch::Sender<usize>,
@@ -71,10 +73,10 @@ impl Table {
 }
 
 impl Joiners {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(own: Arc<str>) -> Self {
         let state = Word::Down("connecting".into());
         let table = Table { epoch: 0, state, is_leaving: false, all: HashMap::new() };
-        Self { table: Mutex::new(table), running: watch::Sender::new(0) }
+        Self { own, table: Mutex::new(table), running: watch::Sender::new(0) }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -136,6 +138,9 @@ impl Joiners {
 
     /// `None`: not now.
     pub(super) fn enter(&self, prefix: &str) -> Option<mpsc::Receiver<Word>> {
+        if prefix == &*self.own {
+            return None;
+        }
         let mut table = self.table();
         if table.is_leaving || table.all.len() >= MAX_JOINERS || table.all.contains_key(prefix) {
             return None;
@@ -222,7 +227,7 @@ mod tests {
 
     #[test]
     fn who_reads_too_slowly_loses_their_own_link_and_nobody_elses() {
-        let joiners = Joiners::new();
+        let joiners = Joiners::new("own".into());
         let mut slow = joiners.enter("slow").unwrap();
         let mut quick = joiners.enter("quick").unwrap();
         let mut heard = 0;
@@ -244,7 +249,7 @@ mod tests {
 
     #[test]
     fn what_was_meant_for_a_lost_link_is_not_sent_over_the_next() {
-        let joiners = Joiners::new();
+        let joiners = Joiners::new("own".into());
         let _words = joiners.enter("a").unwrap();
         joiners.up(&ack());
         let Some(Command::Pass { epoch, .. }) = joiners.note("a", ask(1, "a.1", Nature::Call)) else {
@@ -264,10 +269,11 @@ mod tests {
 
     #[test]
     fn nobody_asks_in_anothers_name_or_gets_anothers_answers() {
-        let joiners = Joiners::new();
+        let joiners = Joiners::new("own".into());
         let mut a = joiners.enter("a").unwrap();
         let mut b = joiners.enter("b").unwrap();
         assert!(joiners.enter("a").is_none(), "a name is given once");
+        assert!(joiners.enter("own").is_none(), "its answers would go to the holder");
         joiners.up(&ack());
         assert!(joiners.note("a", ask(1, "b.1", Nature::Call)).is_none());
         assert!(joiners.note("a", ask(1, "a.1", Nature::Call)).is_some());
@@ -283,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_link_that_leaves_waits_for_what_ends_and_not_for_what_stands() {
-        let joiners = Joiners::new();
+        let joiners = Joiners::new("own".into());
         let mut words = joiners.enter("a").unwrap();
         joiners.up(&ack());
         joiners.note("a", ask(1, "a.1", Nature::Call));

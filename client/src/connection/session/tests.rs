@@ -377,6 +377,32 @@ async fn a_session_that_is_refused_ends_for_all() {
 }
 
 #[tokio::test]
+async fn what_can_not_be_sent_for_long_fails_and_says_that_nothing_was_sent() {
+    let scene = Scene::new().await;
+    let (holder, other, peer) = scene.pair().await;
+    drop(peer);
+    down(&holder).await;
+    down(&other).await;
+    // Nobody accepts from here on: only time can answer.
+    tokio::time::pause();
+    let request = McpRequest {
+        server_name: "a".into(),
+        method: "tools/call".into(),
+        params: None,
+        deadline_ms: Some(24 * 60 * 60 * 1000),
+        asks: true,
+    };
+    for connection in [&holder, &other] {
+        let mut stream = connection.request_stream(&request).await.unwrap();
+        let given_up = stream.next().await;
+        assert!(matches!(given_up, Err(ClientError::Unsent(30))), "{given_up:?}");
+        let options = CallOptions { deadline: Some(Duration::from_secs(600)), meta: None };
+        let given_up = connection.call_raw("a", "t", None, options).await;
+        assert!(matches!(given_up, Err(ClientError::Unsent(30))), "{given_up:?}");
+    }
+}
+
+#[tokio::test]
 async fn closing_is_quick_while_the_broker_is_away() {
     let scene = Scene::new().await;
     let (holder, other) = (scene.join(), scene.join());
@@ -496,4 +522,64 @@ async fn beside_another_version_a_process_has_a_link_under_a_session_id_of_its_o
     // Not the session's own: the broker would end the connection of the process that holds it.
     assert_eq!(read(&mut peer).await["sessionId"], format!("the-session-{}", greeting.prefix));
     drop(connection);
+}
+
+#[tokio::test]
+async fn a_folder_that_somebody_else_could_have_put_there_is_not_entered() {
+    let scene = Scene::new().await;
+    let elsewhere = scene.dir.join("elsewhere");
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &scene.run).unwrap();
+    let connection = scene.join();
+    let (socket, _) = soon(scene.listener.accept()).await.unwrap();
+    let mut peer = tokio_tungstenite::accept_async(socket).await.unwrap();
+    let hello = read(&mut peer).await;
+    assert!(hello["sessionId"].as_str().unwrap().starts_with("the-session-"), "a link of its own: {hello}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "nothing is left where the link leads");
+    drop(connection);
+}
+
+#[tokio::test]
+async fn a_folder_that_others_can_enter_is_closed_before_it_is_used() {
+    let scene = Scene::new().await;
+    std::fs::create_dir_all(&scene.run).unwrap();
+    std::fs::set_permissions(&scene.run, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let holder = scene.join();
+    let _peer = scene.accept().await;
+    up(&holder).await;
+    assert_eq!(std::fs::metadata(&scene.run).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_process_that_floods_the_link_keeps_nobody_from_it() {
+    let scene = Scene::new().await;
+    let (holder, other, peer) = scene.pair().await;
+    let flooder = scene.join();
+    up(&flooder).await;
+    let (mut to, mut from) = peer.split();
+    let flood = async {
+        loop {
+            flooder.tell(&McpCatalog {}).await.unwrap();
+        }
+    };
+    let broker = async {
+        loop {
+            let Message::Text(text) = from.next().await.unwrap().unwrap() else { continue };
+            let frame: Value = serde_json::from_str(&text).unwrap();
+            if frame["type"] == "mcp_catalog" && !frame["_reqId"].is_null() {
+                let answer = json!({"type":"mcp_catalog_result","_reqId":frame["_reqId"],"services":[]});
+                to.send(Message::text(answer.to_string())).await.unwrap();
+            }
+        }
+    };
+    let asking = async {
+        for _ in 0..20 {
+            let (one, two) = tokio::join!(catalog(&holder), catalog(&other));
+            assert!(one.is_ok() && two.is_ok());
+        }
+    };
+    soon(async {
+        tokio::select! { () = asking => {}, () = flood => {}, () = broker => {} }
+    })
+    .await;
 }

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::super::caller::Said;
+use super::super::client::Call;
 use super::super::{frame, notice};
 use super::Conn;
 use super::turns::is_same;
@@ -116,9 +117,17 @@ impl Conn {
 
     fn concerned(&self) -> Concerned<'_> {
         let calls = || self.pending.values().filter_map(|waiter| waiter.call.as_ref());
-        let Some(newest) = calls().max_by_key(|call| call.nth) else { return Concerned::Everybody };
-        let session = newest.caller.session.as_ref();
-        if !calls().all(|call| call.nth == newest.nth || is_same(call.caller.session.as_ref(), session)) {
+        let newest = calls().max_by_key(|call| call.nth);
+        let session = match newest {
+            Some(newest) => newest.caller.session.as_ref(),
+            None => match self.given_up.session() {
+                Some(session) => session,
+                None => return Concerned::Everybody,
+            },
+        };
+        let nth = newest.map(|call| call.nth);
+        let is_theirs = |call: &Call| Some(call.nth) == nth || is_same(call.caller.session.as_ref(), session);
+        if !calls().all(is_theirs) || !self.given_up.are_of(session) {
             return Concerned::Unknown;
         }
         let heard = calls().filter(|call| call.caller.ear.as_ref().is_some_and(|ear| ear.events));

@@ -21,6 +21,8 @@ use crate::logs::Stream;
 const MOST: usize = 32;
 /// Longest id that is kept and echoed.
 const ID_BYTES: usize = 256;
+/// Of one request: as many as may wait are held at once.
+const ASK_BYTES: usize = 4 << 20;
 
 const NO_ROOTS: &[u8] = b"\"result\":{\"roots\":[]}";
 const NOT_OFFERED: &[u8] = br#""error":{"code":-32601,"message":"this host does not offer that"}"#;
@@ -28,6 +30,7 @@ const NOBODY: &[u8] = br#""error":{"code":-32601,"message":"no client that answe
 const AMBIGUOUS: &[u8] = br#""error":{"code":-32603,"message":"calls of several sessions are running, so whose client is meant can not be told; from now on sessions take turns: call again"}"#;
 const TOO_MANY: &[u8] =
     br#""error":{"code":-32603,"message":"too many requests of this server wait for an answer"}"#;
+const TOO_LARGE: &[u8] = br#""error":{"code":-32603,"message":"the request is too large to be passed on"}"#;
 const TOO_SLOW: &[u8] = br#""error":{"code":-32603,"message":"the client does not take what it is asked"}"#;
 const ENDED: &[u8] =
     br#""error":{"code":-32603,"message":"the call has ended, and nobody answers any more"}"#;
@@ -43,12 +46,15 @@ struct Ask {
     id: Box<RawValue>,
     request: Bytes,
     session: Option<Arc<str>>,
+    /// The server does not want the answer any more. Its place is taken until the caller has let go of it: otherwise one that
+    /// asks and withdraws for ever fills its caller's memory.
+    is_withdrawn: bool,
 }
 
 impl Asks {
     /// Whether this session is thinking about an answer.
     pub fn are_put_to(&self, session: Option<&Arc<str>>) -> bool {
-        self.open.values().any(|ask| is_same(ask.session.as_ref(), session))
+        self.open.values().any(|ask| !ask.is_withdrawn && is_same(ask.session.as_ref(), session))
     }
 }
 
@@ -100,6 +106,9 @@ impl Conn {
         if self.asks.open.len() >= MOST {
             return Err(TOO_MANY);
         }
+        if params.is_some_and(|params| params.get().len() > ASK_BYTES) {
+            return Err(TOO_LARGE);
+        }
         let params = params.map(|params| self.masked(params).ok_or(UNTOLD)).transpose()?;
         let request = notice::request(method, params.as_deref().map(RawValue::get));
         self.put(call, id.to_owned(), request).map_err(|_| TOO_SLOW)
@@ -117,7 +126,8 @@ impl Conn {
         let is_theirs = |(other, call): (&u64, &super::Call)| {
             other == number || is_same(call.caller.session.as_ref(), session)
         };
-        if calls().all(is_theirs) { Addressee::Call(*number) } else { Addressee::Several }
+        let is_alone = calls().all(is_theirs) && self.given_up.are_of(session);
+        if is_alone { Addressee::Call(*number) } else { Addressee::Several }
     }
 
     fn take_turns(&mut self) {
@@ -141,7 +151,7 @@ impl Conn {
         let reply = Replier { number, call, to: Client::new(self.shared.clone()), done: false };
         match ear.sink.try_send(Said::Ask(Question { request: request.clone(), reply })) {
             Ok(()) => {
-                self.asks.open.insert(number, Ask { id, request, session });
+                self.asks.open.insert(number, Ask { id, request, session, is_withdrawn: false });
                 Ok(())
             }
             // Dropping what was not sent tells of a number that is not known; nothing follows from that.
@@ -152,7 +162,10 @@ impl Conn {
     /// An answer, or the end of the call that was asked. Then another call of that session is asked: which of several the
     /// server meant it did not say.
     pub(super) fn reply_ask(&mut self, number: u64, call: u64, body: Option<Vec<u8>>) {
-        let Some(Ask { id, request, session }) = self.asks.open.remove(&number) else { return };
+        let Some(Ask { id, request, session, is_withdrawn }) = self.asks.open.remove(&number) else { return };
+        if is_withdrawn {
+            return;
+        }
         if let Some(body) = body {
             return self.reply(&id, &body);
         }
@@ -177,6 +190,9 @@ impl Conn {
     /// The server does not want to know any more.
     pub(super) fn withdraw(&mut self, params: Option<&RawValue>) {
         let Some(id) = params.and_then(notice::request_id) else { return };
-        self.asks.open.retain(|_, ask| ask.id.get() != id.get());
+        for ask in self.asks.open.values_mut().filter(|ask| ask.id.get() == id.get()) {
+            ask.is_withdrawn = true;
+            ask.request = Bytes::new();
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::cell::Ended;
 use crate::instance::{Instance, StartError};
 use crate::logs::{Stream, now_ms};
 use crate::mcp::lists::Kinds;
+use crate::mcp::tuning;
 
 /// A sample that moved less than this is not news.
 const BYTES_STEP: u64 = 1 << 20;
@@ -156,10 +157,11 @@ impl ServiceTask {
     /// From here on who listens hears this instance.
     fn play(&mut self, nonce: Nonce, instance: Arc<Instance>) {
         let Some(held) = self.held.get(&nonce) else { return };
-        let player = self.audience.play(Serves::of(&held.apply));
+        let mut player = self.audience.play(Serves::of(&held.apply));
         instance.client.play_to(Some(self.audience.clone()));
+        let begun = tuning::begin(&instance.client, instance.greeting.offers, &mut player);
         let log = self.log.clone();
-        self.jobs.spawn(async move { (nonce, jobs::attend(instance, player, log).await) });
+        self.jobs.spawn(async move { (nonce, jobs::attend(instance, player, begun, log).await) });
     }
 
     /// From here on calls go to the candidate; the one before it may finish what it has.

@@ -8,7 +8,7 @@ fn folder() -> tempfile::TempDir {
 
 fn change(path: &Path, after: Option<&str>) -> Change {
     let original = Original::read(path).unwrap();
-    Change { original, after: after.map(str::to_owned), foreign_lock: None }
+    Change { original, after: after.map(str::to_owned), foreign_lock: None, is_ours: false }
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -69,4 +69,15 @@ fn what_is_no_text_file_is_refused() {
     let link = folder.path().join("link.json");
     std::os::unix::fs::symlink("nowhere", &link).unwrap();
     assert!(matches!(Original::read(&link), Err(EditError::Dangling(_))));
+}
+
+#[tokio::test]
+async fn a_file_that_is_read_only_is_left_alone() {
+    let folder = folder();
+    let path = folder.path().join("a.json");
+    fs::write(&path, "{}").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert!(matches!(change(&path, Some("{\"a\":1}")).write().await, Err(EditError::ReadOnly(_))));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
+    assert_eq!(names(folder.path()), ["a.json"], "no backup of nothing");
 }

@@ -10,10 +10,12 @@ mod record;
 mod undo;
 mod values;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Parser as _;
 use serde::Serialize;
+use serde_json::Value;
 use wire::peer::hosting::{McpCatalog, McpCatalogResult};
 use wire::vault::VaultName;
 use zeroize::Zeroizing;
@@ -34,6 +36,12 @@ use crate::out::table;
 use crate::plain::{brief, plain_line};
 
 const ROUNDS: usize = 5;
+/// Fields of an entry that say how the server is started: a hosted one is not.
+const STARTING: [&str; 9] =
+    ["type", "command", "args", "env", "environment", "enabled", "cwd", "envFile", "env_vars"];
+
+/// Files as this import wrote them last: of what stands between two of its own changes nobody needs a backup.
+type Written = BTreeMap<PathBuf, String>;
 
 /// A server and what is to become of it.
 struct Line {
@@ -78,8 +86,9 @@ pub async fn import(here: &Here, args: &ImportArgs) -> Result<(), Failure> {
     }
     let mut failed = None;
     let mut n_hosted = 0;
+    let mut written = Written::new();
     for line in wanted {
-        match host(here, line, args.write.yes).await {
+        match host(here, line, args.write.yes, &mut written).await {
             Ok(true) => n_hosted += 1,
             Ok(false) => {}
             Err(failure) => {
@@ -169,7 +178,7 @@ fn show(here: &Here, lines: &[Line]) -> Result<(), Failure> {
                     [] => String::new(),
                     names => format!(", into the vault: {}", names.join(", ")),
                 };
-                format!("host {}{}", source_words(source), brief(&sealed, 200))
+                format!("host as {}: {}{}", line.service, source_words(source), brief(&sealed, 200))
             }
         };
         vec![brief(&line.found.name, 40), brief(&places(&line.found.places), 60), what]
@@ -189,7 +198,7 @@ fn source_words(source: &Source) -> String {
 }
 
 /// `Ok(false)`: not wanted.
-async fn host(here: &Here, line: &Line, is_agreed: bool) -> Result<bool, Failure> {
+async fn host(here: &Here, line: &Line, is_agreed: bool, written: &mut Written) -> Result<bool, Failure> {
     let Verdict::Host { source, env } = &line.verdict else { return Ok(false) };
     let service = &line.service;
     if !is_agreed {
@@ -220,7 +229,7 @@ async fn host(here: &Here, line: &Line, is_agreed: bool) -> Result<bool, Failure
         return Err(failure);
     }
     for place in &line.found.places {
-        replace(here, place, service).await?;
+        replace(here, place, service, written).await?;
     }
     Ok(true)
 }
@@ -297,14 +306,21 @@ fn deploy_args(service: &str, source: &Source, env: &[String]) -> Result<DeployA
     }
 }
 
+/// What a person set about the server's tools (a limit of time, those that are switched off) is said of a hosted one as well.
+fn kept(entry: &Value) -> Vec<(String, Shape)> {
+    let fields = entry.as_object().into_iter().flatten();
+    let kept = fields.filter(|(name, _)| !STARTING.contains(&name.as_str()));
+    kept.map(|(name, value)| (name.clone(), Shape::of(value))).collect()
+}
+
 /// The entry keeps its name, and so tools and permission rules keep theirs.
-async fn replace(here: &Here, place: &Place, service: &str) -> Result<(), Failure> {
+async fn replace(here: &Here, place: &Place, service: &str, written: &mut Written) -> Result<(), Failure> {
     let mut program = Program::ours(here.mesh.as_deref(), Some(service))?;
     if place.is_shared {
         // Other people's machines have it elsewhere.
         (program.command, program.env) = ("claudemesh".to_owned(), Vec::new());
     }
-    let shape = Shape::Fields(place.style.entry(&program));
+    let ours = place.style.entry(&program);
     for _ in 0..ROUNDS {
         let original = Original::read(&place.file)?;
         let mut draft = original.draft(place.format)?;
@@ -312,14 +328,21 @@ async fn replace(here: &Here, place: &Place, service: &str) -> Result<(), Failur
             here.out.remark(by_hand(place, service));
             return Ok(());
         };
+        let kept = draft.document.at(&place.path()).map(kept).unwrap_or_default();
+        let shape = Shape::Fields(ours.iter().cloned().chain(kept).collect());
         if draft.document.set(&place.path(), &shape).is_err() {
             here.out.remark(by_hand(place, service));
             return Ok(());
         }
         record::add(&here.config_folder, Item::of(place, service, raw)).await?;
-        let after = Some(draft.document.text().to_owned());
-        match (Change { foreign_lock: foreign_lock(&place.file), original, after }).write().await {
-            Ok(backup) => return say_replaced(here, place, service, backup),
+        let after = draft.document.text().to_owned();
+        let foreign_lock = foreign_lock(&place.file);
+        let is_ours = written.get(&place.file).is_some_and(|text| original.text.as_ref() == Some(text));
+        match (Change { original, after: Some(after.clone()), foreign_lock, is_ours }).write().await {
+            Ok(backup) => {
+                written.insert(place.file.clone(), after);
+                return say_replaced(here, place, service, backup);
+            }
             Err(EditError::Changed(_)) => {}
             Err(error) => return Err(error.into()),
         }

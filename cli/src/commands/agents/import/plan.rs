@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::found::{Found, Kind, Place};
 use crate::commands::agents::clients::Program;
-use crate::commands::agents::show::sounds_secret;
+use crate::commands::agents::secrets::{looks_random, looks_secret, sounds_secret};
 use crate::source::by_command;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,9 @@ pub fn judge(found: &Found, home: Option<&Path>, service: &str, taken: &[String]
         Kind::Unreadable => return leave("its entry says neither a command nor a URL"),
     };
     if taken.iter().any(|name| name == service) {
-        return Verdict::Leave(format!("the mesh has a service `{service}` already"));
+        return Verdict::Leave(format!(
+            "the mesh has a service `{service}` already; if it is the same, put `claudemesh mcp --service {service}` there"
+        ));
     }
     if let Some(argument) = secret_argument(&program.args) {
         return Verdict::Leave(format!(
@@ -87,7 +89,7 @@ fn variables(program: &Program) -> Vec<Variable> {
     let variable = |(name, text): &(String, String)| Variable {
         name: name.clone(),
         text: text.clone(),
-        is_secret: !text.is_empty() && (sounds_secret(name) || looks_secret(text)),
+        is_secret: !text.is_empty() && (sounds_secret(name) || looks_secret(text) || looks_random(text)),
     };
     program.env.iter().map(variable).collect()
 }
@@ -175,31 +177,6 @@ fn secret_argument(args: &[String]) -> Option<String> {
         let value = arg.split_once('=').map_or(arg.as_str(), |(_, value)| value);
         (looks_secret(value) || names_secret).then(|| format!("number {}", at + 1))
     })
-}
-
-/// By how it begins, or as a URL with a password.
-fn looks_secret(text: &str) -> bool {
-    const STARTS: [&str; 14] = [
-        "sk-",
-        "sk_",
-        "pk_live",
-        "ghp_",
-        "gho_",
-        "ghs_",
-        "github_pat_",
-        "glpat-",
-        "xoxb-",
-        "xoxp-",
-        "AKIA",
-        "npm_",
-        "pypi-",
-        "Bearer ",
-    ];
-    let has_password = text.split_once("://").is_some_and(|(_, rest)| {
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-    });
-    has_password || STARTS.iter().any(|start| text.starts_with(start))
 }
 
 /// `Claude Code, Cursor`.

@@ -73,7 +73,7 @@ async fn of_file(
         }
     }
     let after = Some(draft.document.text().to_owned());
-    let change = Change { foreign_lock: foreign_lock(file), original, after };
+    let change = Change { foreign_lock: foreign_lock(file), original, after, is_ours: false };
     if !change.is_needed() {
         return Ok(Vec::new());
     }

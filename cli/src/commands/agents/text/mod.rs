@@ -63,6 +63,16 @@ impl Shape {
         Self::Fields(fields.into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect())
     }
 
+    pub fn of(value: &Value) -> Self {
+        match value {
+            Value::Array(items) => Self::List(items.iter().map(Self::of).collect()),
+            Value::Object(fields) => {
+                Self::Fields(fields.iter().map(|(name, value)| (name.clone(), Self::of(value))).collect())
+            }
+            leaf => Self::Leaf(leaf.clone()),
+        }
+    }
+
     pub fn value(&self) -> Value {
         match self {
             Self::Leaf(value) => value.clone(),

@@ -95,3 +95,22 @@ fn secrets_are_known_by_their_names_and_by_their_looks() {
     let secret: Vec<&str> = env.iter().filter(|v| v.is_secret).map(|v| v.name.as_str()).collect();
     assert_eq!(secret, ["GITHUB_TOKEN", "DATABASE_URL", "OTHER"]);
 }
+
+#[test]
+fn what_a_machine_made_goes_into_the_vault_whatever_it_is_called() {
+    for (name, text, is_secret) in [
+        ("NOTION", "ntn_4Gh7s8Kd02mVb5Qw9XyZ", true),
+        ("APP", "9f86d081884c7d659a2feaa0c55ad015", true),
+        ("DB_PASS", "short", true),
+        ("DSN", "x", true),
+        ("EMPTY_TOKEN", "", false),
+        ("MODEL", "claude-sonnet-4-5-20250929", false),
+        ("ENDPOINT", "https://Api7.example.com/v2/Things99", false),
+        ("FOLDER", "/Users/Ana/Projects2026/x1", false),
+        ("LEVEL", "info", false),
+    ] {
+        let found = found(Path::new("/nowhere"), "npx pkg", &[(name, text)]);
+        let Verdict::Host { env, .. } = judge(&found, None, "x", &[]) else { panic!("{name}") };
+        assert_eq!(env[0].is_secret, is_secret, "{name}");
+    }
+}
