@@ -47,6 +47,20 @@ async fn run(world: &World, args: &[&str], is_good: bool) -> String {
     text
 }
 
+async fn services(world: &World) -> Vec<String> {
+    let found = world.owner.json(["ls"]).await;
+    let found = found["services"].as_array().unwrap().iter();
+    found.map(|service| service["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The backups beside a file.
+fn copies(file: &Path) -> Vec<String> {
+    let start = format!("{}.claudemesh-", file.file_name().unwrap().to_str().unwrap());
+    let beside = fs::read_dir(file.parent().unwrap()).unwrap().flatten();
+    let copies = beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(&start));
+    copies.map(|entry| read(&entry.path())).collect()
+}
+
 #[tokio::test]
 async fn a_server_of_two_clients_is_hosted_once_and_can_be_put_back() {
     World::scene(async |world| {
@@ -79,20 +93,8 @@ async fn a_server_of_two_clients_is_hosted_once_and_can_be_put_back() {
 
         let said = run(world, &["import", "--yes"], true).await;
         assert!(said.contains("import --undo"), "{said}");
-        let services = world.owner.json(["ls"]).await;
-        let names: Vec<&str> =
-            services["services"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["again", "my-keeper"]);
-        let copies = fs::read_dir(home).unwrap().flatten().filter(|entry| {
-            let name = entry.file_name();
-            name.to_string_lossy().starts_with(".claude.json.") && name.to_string_lossy().ends_with(".bak")
-        });
-        let copies: Vec<String> = copies.map(|entry| read(&entry.path())).collect();
-        assert_eq!(
-            copies,
-            [before[0].clone()],
-            "one copy of the file as it was, and none of what is between"
-        );
+        assert_eq!(services(world).await, ["again", "my-keeper"]);
+        assert_eq!(copies(&claude), [before[0].clone()], "the file as it was, and none of what is between");
         let held = async |name: &str| {
             world.owner.peer().await.call_text("my-keeper", "digest", json!({ "name": name })).await
         };
