@@ -18,6 +18,8 @@ use crate::app::Broker;
 use crate::describe;
 use crate::reconcile::{Goal, Verdict, Watch};
 
+/// A stop takes at most 5 s of grace per process; the rest is slack.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than the runner may fetch, install, build and start.
 const SERVE: Duration = Duration::from_secs(30 * 60);
 const REST: Duration = Duration::from_secs(40);
@@ -171,4 +173,23 @@ async fn serving(broker: &Broker, change: &Change) -> Option<i64> {
     }
     let report = broker.observed.get(&change.key)?;
     report.serving.as_ref().map(|serving| serving.generation.0)
+}
+
+/// Waits for a stop that is under way: its service's last report would pass for that of the new start.
+pub(super) async fn ended(broker: &Broker, key: &ServiceKey) {
+    let gone = async {
+        loop {
+            let revision = broker.observed.revision();
+            if broker.observed.get(key).is_none() {
+                return;
+            }
+            broker.observed.changed_since(revision).await;
+        }
+    };
+    tokio::select! {
+        // A stop that takes longer has failed, and whoever starts it now hears how it stands.
+        _ = tokio::time::timeout(STOP_PATIENCE, gone) => {}
+        // What it holds is looked at anew when it is back.
+        () = broker.observed.runner_leaves() => {}
+    }
 }

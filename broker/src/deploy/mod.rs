@@ -269,6 +269,9 @@ pub async fn start(
     name: &str,
 ) -> Result<Change, DeployError> {
     let service = permitted(caller, view, name, Action::Start)?;
+    if service.is_stopped() {
+        change::ended(broker, service.key()).await;
+    }
     let report = broker.observed.get(service.key());
     let serving = report.as_ref().and_then(|report| report.serving.as_ref());
     if serving.is_some_and(|serving| matches!(serving.phase, Phase::Backoff | Phase::CrashLoop)) {
