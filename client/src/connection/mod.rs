@@ -61,6 +61,20 @@ pub enum LinkState {
     Ended(String),
 }
 
+/// Why a link is down that was never up, and may be soon.
+const CONNECTING: &str = "connecting";
+
+impl LinkState {
+    /// The broker was not reached, or was lost.
+    pub fn has_failed(&self) -> bool {
+        match self {
+            Self::Up(_) => false,
+            Self::Down(why) => why != CONNECTING,
+            Self::Ended(_) => true,
+        }
+    }
+}
+
 /// Requests that nobody answers are given up after this long.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 /// The broker's own default for calls.
@@ -134,7 +148,7 @@ impl Connection {
     #[must_use]
     pub fn join(membership: Membership, announce: Announce, place: &SessionPlace) -> Self {
         let prefix: Arc<str> = random_hex()[..12].into();
-        let state = LinkState::Down("connecting".to_owned());
+        let state = LinkState::Down(CONNECTING.to_owned());
         let (mut connection, ends) = Self::unlinked(Some(Arc::clone(&prefix)), News::new(PUSH_QUEUE), state);
         connection.patience += LEAVE_LIMIT;
         let session = Session { membership, announce, place: place.clone(), prefix, ends };

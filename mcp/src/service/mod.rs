@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Connection;
+use client::{Connection, LinkState};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
@@ -134,7 +134,12 @@ impl ServiceOffer {
         if !view.borrow().is_fresh {
             let patience = if self.has_cache { PATIENCE_WITH_CACHE } else { PATIENCE_WITHOUT };
             let until = self.shared.started + patience;
-            let _ = tokio::time::timeout_at(until, view.wait_for(|view| view.is_fresh)).await;
+            let mut link = self.shared.connection.state();
+            tokio::select! {
+                _ = tokio::time::timeout_at(until, view.wait_for(|view| view.is_fresh)) => {}
+                // Nobody to wait for. When the broker is back, the client hears of what has changed.
+                _ = link.wait_for(LinkState::has_failed), if self.has_cache => {}
+            }
         }
         Arc::clone(&view.borrow().lists)
     }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use wire::peer::hello::HelloAck;
 
 use super::words::{Note, Word};
+use crate::connection::CONNECTING;
 use crate::connection::frame::Frame;
 use crate::connection::inbox::{Command, Nature, cancel_frame};
 
@@ -74,7 +75,7 @@ impl Table {
 
 impl Joiners {
     pub(super) fn new(own: Arc<str>) -> Self {
-        let state = Word::Down("connecting".into());
+        let state = Word::Down(CONNECTING.into());
         let table = Table { epoch: 0, state, is_leaving: false, all: HashMap::new() };
         Self { own, table: Mutex::new(table), running: watch::Sender::new(0) }
     }
