@@ -152,6 +152,9 @@ async fn what_was_stored_before_the_jail_is_read_after_it(world: World) {
     let key = world.key("a");
     world.deploy(&key, 1).await.expect("deploys");
     for later in [
+        "skill_file",
+        "skill",
+        "live_server",
         "vault_grant",
         "vault_key",
         "vault_entry",
