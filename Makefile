@@ -7,13 +7,13 @@ help: ## this list
 
 run: ## build, start the platform, host a real MCP server, call it, stay up
 	@scripts/setup.sh run
-	@cargo build --release -p cli
+	@cargo build --release -p cli -p mcp
 	@scripts/run.sh target/release/claudemesh
 
 test: ## everything that CI runs: lints, unit tests, both databases, real processes, real MCP servers
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory lint
-	@cargo build -p cli
+	@cargo build -p cli -p mcp
 	@cargo test --workspace --exclude bench --no-fail-fast
 
 test-unit: ## no registries, no database, no processes of ours
@@ -21,7 +21,7 @@ test-unit: ## no registries, no database, no processes of ours
 
 test-clients: ## Claude Code, Codex, Gemini CLI, opencode, the SDKs and the Inspector with hosted services (part of `test`)
 	@scripts/setup.sh clients
-	@cargo build -p cli
+	@cargo build -p cli -p mcp
 	@cargo test -p tests --test clients_claude --test clients_others --test clients_sdks --test clients_many
 
 lint: ## formatting and clippy
@@ -39,7 +39,7 @@ fuzz: ## each parser that faces a hostile side, a minute each (needs cargo-fuzz;
 
 bench: ## the tables of docs/benchmarks.md (release build; minutes)
 	@scripts/setup.sh run
-	@cargo build --release -p cli -p bench
+	@cargo build --release -p cli -p mcp -p bench
 	@target/release/bench all --binary target/release/claudemesh
 
 setup: ## only install what is missing

@@ -60,6 +60,9 @@ fn run(cli: Cli, out: Out) -> Result<u8, Failure> {
     let mesh = cli.command.mesh().map(str::to_owned).or(cli.mesh);
     let here = Here::new(out, mesh);
     if let Command::Mcp(args) = &cli.command {
+        if let Ok(here) = &here {
+            commands::become_small(here, args);
+        }
         // One a session and service: small. What must be said goes to stderr, which the client keeps as a log.
         let runtime = one_thread()?;
         roles::log_warnings();

@@ -4,11 +4,13 @@
 //! so, because it shows no more of one that ends than that it failed.
 
 use std::future::Future;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use client::{Connection, Membership, MeshEntry, SessionEnv};
 use mcp::front::Eras;
 use mcp::mesh::{Hands, Member, Packed, Reading, SkillSource};
+use mcp::service::{CHANNEL, PEER_TYPE};
 use tokio::signal::unix::{SignalKind, signal};
 use wire::spec::ArchiveFormat;
 
@@ -18,8 +20,24 @@ use crate::here::Here;
 use crate::source::{Wanted, by_path};
 use crate::{archive, env};
 
-const PEER_TYPE: &str = "ai";
-const CHANNEL: &str = "claude-code";
+/// The same role alone, built and installed beside `claudemesh`.
+const SMALL: &str = "claudemesh-mcp";
+
+/// Becomes the executable of `mcp --service` alone, where it lies beside this one: a session has a process for each service,
+/// and this program is large. Comes back where that is not so, or something is wrong, which is told here.
+pub fn become_small(here: &Here, args: &McpArgs) {
+    let Some(service) = &args.service else { return };
+    let Ok((entry, ..)) = prepare(here) else { return };
+    let small = std::env::current_exe().map(|exe| exe.with_file_name(SMALL));
+    if let Ok(small) = small.as_deref()
+        && small.is_file()
+    {
+        let mut command = std::process::Command::new(small);
+        command.args(["mcp", "--service", service.as_str(), "--mesh", &entry.slug, "--config"]);
+        // Comes back only when it failed; then this program does it.
+        let _ = command.arg(&here.config_folder).exec();
+    }
+}
 
 /// `here` is an error where there is no place for a configuration.
 pub async fn mcp(here: Result<Here, Failure>, args: &McpArgs) -> Result<(), Failure> {
@@ -58,7 +76,7 @@ async fn serve(here: &Here, args: &McpArgs, member: Member, stop: impl Future<Ou
     }
     match &args.service {
         Some(name) => {
-            let cache = here.config_folder.join("cache").join(member.entry.mesh_id.as_str());
+            let cache = mcp::service::cache_folder(&here.config_folder, &member.entry.mesh_id);
             mcp::service::run(member.connection, name.clone(), cache, stop).await;
         }
         None => mcp::mesh::run(member, Hands { pack, skill, variable: env::named_by_user }, stop).await,

@@ -28,7 +28,7 @@ mod why;
 
 pub use hook::complain as complain_of_hook;
 pub use invite::display_name;
-pub use mcp::mcp;
+pub use mcp::{become_small, mcp};
 pub use trust::state_words;
 pub use vault::passphrase;
 

@@ -16,7 +16,7 @@ mod lists;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +25,22 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wire::{RawJson, ServiceName};
+use wire::{MeshId, RawJson, ServiceName};
 
 use crate::cache::Cache;
 use crate::front::{self, About, Changes, Eras, Exchange, Offer, code, error, unknown_method};
 use crate::raw::Members;
 use crate::stdio::{self, Answer};
 use lists::Lists;
+
+/// How a session of an agent presents itself to the mesh.
+pub const PEER_TYPE: &str = "ai";
+pub const CHANNEL: &str = "claude-code";
+
+/// Where the last lists of one membership's services are kept.
+pub fn cache_folder(config_folder: &Path, mesh: &MeshId) -> PathBuf {
+    config_folder.join("cache").join(mesh.as_str())
+}
 
 /// So long a client waits for the broker when there are lists of last time.
 const PATIENCE_WITH_CACHE: Duration = Duration::from_secs(1);
