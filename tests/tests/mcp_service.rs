@@ -293,7 +293,10 @@ async fn a_proxy_that_has_nothing_to_do_does_nothing_on_one_thread() {
         let pids = [holder.child.id().unwrap(), joiner.child.id().unwrap()];
         for pid in pids {
             let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
-            assert!(program.ends_with("claudemesh-mcp"), "{program:?}: `cargo build -p cli -p mcp` builds both");
+            assert!(
+                program.ends_with("claudemesh-mcp"),
+                "{program:?}: `cargo build -p cli -p mcp` builds both"
+            );
         }
         // What it does all the time shows in each of these; the link's pings and a write of its state only in one.
         let mut spent = [u64::MAX; 2];
