@@ -103,18 +103,7 @@ pub fn status(observed: &Observed, view: &MeshView, caller: &Caller, service: &S
 pub fn schema(service: &ServiceView, caller: &Caller, tool: Option<&str>) -> McpSchemaResult {
     let server_name = service.name().to_string();
     let Some(lists) = service.lists_for(caller) else {
-        return McpSchemaResult {
-            server_name,
-            tools: Vec::new(),
-            names: Vec::new(),
-            prompts: Vec::new(),
-            resources: Vec::new(),
-            resource_templates: Vec::new(),
-            server_info: None,
-            capabilities: None,
-            instructions: None,
-            protocol: None,
-        };
+        return McpSchemaResult { server_name, ..McpSchemaResult::default() };
     };
     let named = lists.tools.iter().map(|raw| (drift::tool_name(raw).unwrap_or_default(), raw));
     let wanted = named.filter(|(name, _)| tool.is_none_or(|tool| tool == name));

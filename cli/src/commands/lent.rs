@@ -58,18 +58,7 @@ pub async fn instead(here: &Here, failure: Failure, name: &str) -> Result<LiveSe
 
 /// As `tools` shows a hosted one.
 pub fn schema(server: LiveServer) -> McpSchemaResult {
-    McpSchemaResult {
-        server_name: server.name,
-        tools: server.tools,
-        names: Vec::new(),
-        prompts: Vec::new(),
-        resources: Vec::new(),
-        resource_templates: Vec::new(),
-        server_info: None,
-        capabilities: None,
-        instructions: None,
-        protocol: None,
-    }
+    McpSchemaResult { server_name: server.name, tools: server.tools, ..McpSchemaResult::default() }
 }
 
 #[cfg(test)]

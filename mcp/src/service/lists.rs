@@ -27,18 +27,7 @@ pub(super) struct Lists {
 impl Lists {
     /// Nothing is known: whatever comes later is a change of a list.
     pub(super) fn unknown(name: &ServiceName) -> Self {
-        Self::from(McpSchemaResult {
-            server_name: name.to_string(),
-            tools: Vec::new(),
-            names: Vec::new(),
-            prompts: Vec::new(),
-            resources: Vec::new(),
-            resource_templates: Vec::new(),
-            server_info: None,
-            capabilities: None,
-            instructions: None,
-            protocol: None,
-        })
+        Self::from(McpSchemaResult { server_name: name.to_string(), ..McpSchemaResult::default() })
     }
 
     /// The service is gone: nothing is left of its lists, and it is still who it was.

@@ -248,7 +248,7 @@ pub struct McpSchema {
 }
 
 /// From the store, also while the service sleeps. Everything but `server_name` and `tools` is *ours*.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct McpSchemaResult {
     pub server_name: String,
     pub tools: Vec<RawJson>,
