@@ -9,6 +9,7 @@ pub mod egress;
 pub mod error;
 pub mod ids;
 pub mod isolation;
+pub mod members;
 pub mod peer;
 pub mod report;
 pub mod runner;

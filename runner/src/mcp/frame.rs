@@ -5,12 +5,11 @@
 //! Invariant: a value that is not edited leaves with the bytes it came with.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
 use serde_json::value::RawValue;
 pub use wire::depth::{MAX_DEPTH, is_too_deep};
+use wire::members::Members;
 
 /// The members of a JSON-RPC message that we look at. `null` counts as present.
 #[derive(Deserialize)]
@@ -99,51 +98,6 @@ pub fn write_answer(line: &mut Vec<u8>, id: &RawValue, body: &[u8]) {
 /// A JSON string literal.
 pub fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
-}
-
-/// The members of an object, in order, values untouched.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Walk;
-        impl<'de> Visitor<'de> for Walk {
-            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(Key(key)) = map.next_key()? {
-                    members.push((key, map.next_value()?));
-                }
-                Ok(members)
-            }
-        }
-        from.deserialize_map(Walk).map(Members)
-    }
-}
-
-/// Borrows when the key holds no escapes.
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_owned()))
-            }
-        }
-        from.deserialize_str(Text).map(Key)
-    }
 }
 
 /// `params` (or its `_meta`) is not an object, so what the protocol needs can not be put in.
